@@ -1,0 +1,23 @@
+// The definition of correctness: naive loops in double, never optimised, one function per op.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/attention.h"
+#include "kernels/cpu_kernels.h"
+
+namespace longdoc::kernels::reference {
+
+// Attention over plain row-major tensors, mask and ALiBi as in attention.h, no skipping, no tiles.
+// q, o [T,H,D]; k, v [T,Hk,D]; fp32 in, double inside. Only the shape, slope, scale and mask fields of `p` are read.
+void Attention(const AttentionProblem& p, const float* q, const float* k, const float* v, float* o);
+
+// c[r,n] = sum_k a[r,k]·w[n,k] + bias[n]   (bias may be null; w row-major [N,K])
+void Gemm(int64_t rows, int64_t n, int64_t k, const float* a, const float* w, const float* bias,
+          float* c);
+void AddLayerNorm(const AddLayerNormArgs& args);
+void GatedGelu(const GatedGeluArgs& args);
+void Embed(const EmbedArgs& args);
+void MeanPool(const float* x, int64_t dim, int64_t begin, int64_t end, float* out);
+
+}  // namespace longdoc::kernels::reference
