@@ -1,0 +1,61 @@
+// Everything the server measures. All series exist, at zero, from the first scrape.
+//
+// Names are API: docs/operations.md lists them, tests compare. Handles are created once; recording
+// is thread-safe and happens per request, batch or message, never per token.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "absl/status/status.h"
+#include "engine/engine.h"
+
+namespace prometheus {
+class Registry;
+}
+
+namespace longdoc::service {
+
+// The RPCs, as label values `rpc`.
+enum class Rpc { kEmbedTexts, kEmbedDocument, kListModels, kGetModel, kTokenize, kEstimateDocument };
+enum class Stage { kReceive, kTokenize, kQueue, kEncode, kSend };
+enum class StreamEvent { kReadPaused, kIdleTimeout, kClientGone };
+
+class Metrics {
+ public:
+  Metrics();
+  ~Metrics();
+  Metrics(const Metrics&) = delete;
+  Metrics& operator=(const Metrics&) = delete;
+
+  void RpcStarted(Rpc rpc);
+  // Counts requests_total{rpc,code}, rejected_total{reason} for refusals, cancelled_total.
+  void RpcFinished(Rpc rpc, const absl::Status& status, double seconds);
+  void StageSeconds(Stage stage, double seconds);
+  void TimeToFirstResult(double seconds);
+  void BytesReceived(int64_t bytes);
+  void InputTokens(int64_t tokens);                       // of one text or document: histogram + counter
+  void Truncated(int64_t tokens_dropped);
+  void Encoded(const EncodeStats& stats);                 // attention mode/tile share, predicted/actual bytes
+  void AttentionMode(const AttentionPolicy& policy);
+  void Stream(StreamEvent event);
+  void StreamsOpen(int delta);
+  void StreamBufferedBytes(int64_t delta);
+  void Bug(std::string_view site);                        // broken invariant that was survived
+  void ModelLoaded(const Model& model, double seconds);
+
+  // Scheduler and memory readings are taken from the engine at scrape time. Null detaches.
+  void AttachEngine(const Engine* engine);
+  void SetDraining(bool draining);
+
+  // Text exposition of everything, for GET /metrics.
+  std::string Exposition() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace longdoc::service
