@@ -5,6 +5,7 @@
 // rule. Nothing is read beyond the header until a tensor is touched.
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <memory>
 #include <string>
@@ -45,6 +46,9 @@ class Checkpoint {
   // Drops the pages of a tensor that has been copied elsewhere from memory.
   virtual void Release(std::string_view name) const = 0;
   virtual int64_t file_bytes() const = 0;
+  // Hash of the headers, the sizes and the first bytes of every tensor: tells checkpoints apart
+  // without reading them whole.
+  virtual uint64_t Fingerprint() const = 0;
 };
 
 }  // namespace longdoc
