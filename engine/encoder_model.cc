@@ -1,0 +1,105 @@
+#include "engine/encoder_model.h"
+
+#include <cstdint>
+#include <cstring>
+#include <mutex>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "engine/base/status_macros.h"
+#include "engine/base/thread_pool.h"
+
+namespace longdoc {
+namespace {
+
+NormVectors ToVectors(const NormWeights& norm) {
+  if (norm.gamma.data == nullptr) return {};
+  return {ToFloats(norm.gamma), ToFloats(norm.beta)};
+}
+
+absl::StatusOr<PackedLayer> PackLayer(const EncoderLayerWeights& w, Backend& backend) {
+  PackedLayer layer;
+  ASSIGN_OR_RETURN(layer.qkv, backend.Pack({w.query, w.key, w.value},
+                                           {w.query_bias, w.key_bias, w.value_bias}));
+  ASSIGN_OR_RETURN(layer.output, backend.Pack({w.output}, {w.output_bias}));
+  ASSIGN_OR_RETURN(layer.gated, backend.Pack({w.gated}, {}));
+  ASSIGN_OR_RETURN(layer.down, backend.Pack({w.down}, {w.down_bias}));
+  layer.attention_norm = ToVectors(w.attention_norm);
+  layer.mlp_norm = ToVectors(w.mlp_norm);
+  layer.query_norm = ToVectors(w.query_norm);
+  layer.key_norm = ToVectors(w.key_norm);
+  layer.norm_1 = ToVectors(w.norm_1);
+  return layer;
+}
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<const EncoderModel>> EncoderModel::Load(const std::string& name,
+                                                                       const std::string& dir,
+                                                                       Backend& backend) {
+  std::shared_ptr<EncoderModel> model(new EncoderModel());
+  model->name_ = name;
+  ASSIGN_OR_RETURN(model->checkpoint_, LoadEncoderCheckpoint(dir));
+  ASSIGN_OR_RETURN(model->tokenizer_, LoadTokenizer(dir));
+  const EncoderConfig& config = model->config();
+  if (model->tokenizer_->vocab_size() > config.vocab_size) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "the tokenizer in %s has %d entries, but the model's embedding table only %d rows", dir,
+        model->tokenizer_->vocab_size(), config.vocab_size));
+  }
+  if (model->tokenizer_->special().cls < 0 || model->tokenizer_->special().sep < 0) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("the tokenizer in %s has no [CLS] or no [SEP] token", dir));
+  }
+  model->compute_type_ = backend.info().storage_type == DType::kBF16 ? ComputeType::kBF16
+                                                                     : ComputeType::kF32;
+  RETURN_IF_ERROR(model->PackLayers(backend));
+  model->KeepEmbeddings();
+  for (const std::string& tensor : model->checkpoint_.checkpoint->Names()) {
+    model->checkpoint_.checkpoint->Release(tensor);
+  }
+  return model;
+}
+
+absl::Status EncoderModel::PackLayers(Backend& backend) {
+  const auto& source = checkpoint_.weights.layers;
+  layers_.resize(source.size());
+  std::mutex mutex;
+  absl::Status first_error;
+  {
+    ThreadPool pool("pack", backend.info().num_workers);
+    for (size_t i = 0; i < source.size(); ++i) {
+      pool.Post([&, i] {
+        backend.InitWorkerThread();
+        absl::StatusOr<PackedLayer> layer = PackLayer(source[i], backend);
+        std::lock_guard lock(mutex);
+        if (layer.ok()) {
+          layers_[i] = *std::move(layer);
+        } else {
+          first_error.Update(layer.status());
+        }
+      });
+    }
+  }
+  for (const PackedLayer& layer : layers_) {
+    for (const auto* m : {&layer.qkv, &layer.output, &layer.gated, &layer.down}) {
+      if (*m != nullptr) weight_bytes_ += (*m)->bytes();
+    }
+  }
+  return first_error;
+}
+
+void EncoderModel::KeepEmbeddings() {
+  const TensorView& word = checkpoint_.weights.word;
+  word_ = word.data;
+  if (reinterpret_cast<uintptr_t>(word.data) % kernels::SizeOf(word.dtype) != 0) {
+    const char* bytes = static_cast<const char*>(word.data);
+    word_copy_.assign(bytes, bytes + word.bytes());
+    word_ = word_copy_.data();
+  }
+  weight_bytes_ += word.bytes();
+  token_type_ = ToFloats(checkpoint_.weights.token_type);
+  embedding_norm_ = ToVectors(checkpoint_.weights.embedding_norm);
+}
+
+}  // namespace longdoc

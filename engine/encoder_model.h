@@ -1,0 +1,67 @@
+// An encoder's weights, packed for a backend.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "engine/backend.h"
+#include "engine/engine.h"
+#include "engine/model/encoder_weights.h"
+
+namespace longdoc {
+
+struct NormVectors {
+  std::vector<float> gamma, beta;  // [C]; empty when the model has no such norm
+};
+
+struct PackedLayer {
+  std::unique_ptr<PackedMatrix> qkv;     // [3C, C], rows: queries, keys, values
+  std::unique_ptr<PackedMatrix> output;  // [C, C]
+  std::unique_ptr<PackedMatrix> gated;   // [2F, C]
+  std::unique_ptr<PackedMatrix> down;    // [C, F]
+  NormVectors attention_norm, mlp_norm;
+  NormVectors query_norm, key_norm, norm_1;  // variant B
+};
+
+// Immutable after Load; shared by all passes.
+class EncoderModel final : public Model {
+ public:
+  // Packs the weights on up to `backend.info().num_workers` threads and lets go of the pages of the
+  // checkpoint that were copied.
+  static absl::StatusOr<std::shared_ptr<const EncoderModel>> Load(const std::string& name,
+                                                                  const std::string& dir,
+                                                                  Backend& backend);
+
+  const std::string& name() const override { return name_; }
+  const EncoderConfig& config() const override { return checkpoint_.config; }
+  const Tokenizer& tokenizer() const override { return *tokenizer_; }
+  const std::string& revision() const override { return checkpoint_.revision; }
+  ComputeType compute_type() const override { return compute_type_; }
+  int64_t weight_bytes() const override { return weight_bytes_; }
+
+  DType word_type() const { return checkpoint_.weights.word.dtype; }
+  const void* word() const { return word_; }                       // [V, C] of word_type()
+  const std::vector<float>& token_type() const { return token_type_; }  // [C]
+  const NormVectors& embedding_norm() const { return embedding_norm_; }
+  const std::vector<PackedLayer>& layers() const { return layers_; }
+
+ private:
+  EncoderModel() = default;
+  absl::Status PackLayers(Backend& backend);
+  void KeepEmbeddings();
+
+  std::string name_;
+  EncoderCheckpoint checkpoint_;
+  std::unique_ptr<Tokenizer> tokenizer_;
+  ComputeType compute_type_ = ComputeType::kF32;
+  int64_t weight_bytes_ = 0;
+  const void* word_ = nullptr;
+  std::vector<char> word_copy_;  // only when the checkpoint's tensor is not aligned
+  std::vector<float> token_type_;
+  NormVectors embedding_norm_;
+  std::vector<PackedLayer> layers_;
+};
+
+}  // namespace longdoc

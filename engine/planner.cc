@@ -1,0 +1,86 @@
+#include "engine/planner.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace longdoc {
+
+namespace k = kernels;
+
+PassBytes PlanPassBytes(const EncoderConfig& config, const BackendInfo& backend, int64_t tokens,
+                        int64_t sequences) {
+  const int64_t storage = static_cast<int64_t>(k::SizeOf(backend.storage_type));
+  PassBytes bytes;
+  bytes.x = tokens * config.hidden_size * static_cast<int64_t>(sizeof(float));
+  bytes.q = tokens * config.hidden_size * storage;
+  bytes.kv = k::AttentionKvBytesUpperBound(tokens, sequences, static_cast<int32_t>(config.num_heads),
+                                           static_cast<int32_t>(config.head_dim),
+                                           backend.storage_type);
+  // Norms: a few floats per (head, key block), and a centre per (sequence, head).
+  const int64_t blocks = k::CeilDiv(tokens, k::kKeyBlock) + sequences;
+  bytes.bounds = config.num_heads * (blocks * 16 + sequences * (config.head_dim + 16)) *
+                 static_cast<int64_t>(sizeof(float));
+  return bytes;
+}
+
+k::AttentionProblem MakeAttentionProblem(const EncoderConfig& config, const BackendInfo& backend,
+                                         const AttentionPolicy& policy) {
+  k::AttentionProblem p;
+  p.num_heads = p.num_kv_heads = static_cast<int32_t>(config.num_heads);
+  p.head_dim = static_cast<int32_t>(config.head_dim);
+  p.scale = 1.0f / std::sqrt(static_cast<float>(config.head_dim));
+  p.slopes = config.slopes.data();
+  p.storage = backend.storage_type;
+  switch (policy.mode) {
+    case AttentionMode::kTolerance:
+      p.skip = k::SkipMode::kTolerance;
+      p.epsilon = policy.epsilon;
+      break;
+    case AttentionMode::kExact:
+      p.skip = k::SkipMode::kExact;
+      break;
+    case AttentionMode::kWindow:
+      p.mask.window_radius = policy.window_radius;
+      p.mask.num_global = policy.num_global;
+      break;
+    case AttentionMode::kDense:
+      break;
+  }
+  return p;
+}
+
+int64_t PlanScratchBytes(const EncoderConfig& config, const BackendInfo& backend) {
+  const int64_t wide = std::max(3 * config.hidden_size, 2 * config.intermediate_size);
+  const int64_t narrow = std::max(config.hidden_size, config.intermediate_size);
+  return backend.token_tile * (wide + narrow + 2 * config.hidden_size) *
+         static_cast<int64_t>(sizeof(float));
+}
+
+double ExpectedTileFraction(const EncoderConfig& config, const AttentionPolicy& policy,
+                            int64_t tokens) {
+  constexpr double kTypicalLogitBound = 20;
+  const double n = static_cast<double>(tokens);
+  double visited = 0;
+  for (float slope : config.slopes) {
+    double reach = n;
+    if (policy.mode == AttentionMode::kWindow) {
+      reach = static_cast<double>(policy.window_radius);
+    } else if (policy.mode != AttentionMode::kDense && slope > 0) {
+      const double nats = policy.mode == AttentionMode::kExact
+                              ? 2 * kTypicalLogitBound + 87.4
+                              : kTypicalLogitBound + std::log(2 / policy.epsilon);
+      reach = nats / slope;
+    }
+    // Both sides, cut at the ends of the sequence, plus the tiles that the diagonal block touches.
+    const double d = std::min(reach + k::kQueryBlock, n);
+    visited += (2 * d * n - d * d) / (n * n);
+  }
+  return std::min(1.0, visited / static_cast<double>(config.slopes.size()));
+}
+
+double DenseAttentionFlops(const EncoderConfig& config, int64_t tokens) {
+  const double n = static_cast<double>(tokens);
+  return 4.0 * static_cast<double>(config.hidden_size * config.num_layers) * n * n;
+}
+
+}  // namespace longdoc

@@ -1,0 +1,40 @@
+// Predicts what an encode takes before anything is allocated. Admission, EstimateDocument and
+// `longdoc plan` all ask here, so that they cannot disagree.
+#pragma once
+
+#include <cstdint>
+
+#include "engine/backend.h"
+#include "engine/engine.h"
+#include "engine/model/encoder_config.h"
+
+namespace longdoc {
+
+// Bytes that a pass over `tokens` packed tokens in `sequences` sequences allocates.
+struct PassBytes {
+  int64_t x = 0;       // [T, C] fp32, the residual stream
+  int64_t q = 0;       // [T, C] storage type; attention output in place
+  int64_t kv = 0;      // packed keys and values
+  int64_t bounds = 0;  // norms for the skipping rules
+  int64_t total() const { return x + q + kv + bounds; }
+};
+PassBytes PlanPassBytes(const EncoderConfig& config, const BackendInfo& backend, int64_t tokens,
+                        int64_t sequences);
+
+// The attention problem of one layer, pointers left null.
+kernels::AttentionProblem MakeAttentionProblem(const EncoderConfig& config,
+                                               const BackendInfo& backend,
+                                               const AttentionPolicy& policy);
+
+// Scratch that one worker keeps for models of this shape (attention scratch not included).
+int64_t PlanScratchBytes(const EncoderConfig& config, const BackendInfo& backend);
+
+// Share of attention tiles that the policy is expected to leave for one sequence of `tokens`:
+// rule B with a logit bound of 20 for kTolerance (kernels/attention.h).
+double ExpectedTileFraction(const EncoderConfig& config, const AttentionPolicy& policy,
+                            int64_t tokens);
+
+// FLOPs of full attention, 4·H·D·n² a layer.
+double DenseAttentionFlops(const EncoderConfig& config, int64_t tokens);
+
+}  // namespace longdoc

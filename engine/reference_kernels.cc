@@ -1,0 +1,114 @@
+#include "engine/reference_kernels.h"
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "kernels/reference/reference.h"
+
+namespace longdoc {
+namespace {
+
+using kernels::AttentionProblem;
+using kernels::AttentionStats;
+using kernels::AttentionUnit;
+
+// k and v rows lie one after the other: kv = [T, Hk·D] keys, then [T, Hk·D] values.
+struct PlainKv {
+  float* k;
+  float* v;
+  int64_t row;  // Hk·D
+};
+
+PlainKv Rows(const AttentionProblem& p) {
+  const int64_t row = int64_t{p.num_kv_heads} * p.head_dim;
+  float* k = static_cast<float*>(p.kv);
+  return {k, k + p.cu_seqlens[p.num_sequences] * row, row};
+}
+
+void StoreQkv(const AttentionProblem& p, int64_t token_begin, int64_t rows, const float* qkv,
+              int64_t stride) {
+  const int64_t q_row = int64_t{p.num_heads} * p.head_dim;
+  const PlainKv kv = Rows(p);
+  for (int64_t r = 0; r < rows; ++r) {
+    const float* in = qkv + r * stride;
+    const int64_t t = token_begin + r;
+    std::memcpy(static_cast<float*>(p.q) + t * q_row, in, q_row * sizeof(float));
+    std::memcpy(kv.k + t * kv.row, in + q_row, kv.row * sizeof(float));
+    std::memcpy(kv.v + t * kv.row, in + q_row + kv.row, kv.row * sizeof(float));
+  }
+}
+
+void Bound(const AttentionProblem&, int64_t, int32_t) {}
+
+std::vector<AttentionUnit> PlanUnits(const AttentionProblem& p, int64_t) {
+  std::vector<AttentionUnit> units;
+  for (int64_t s = 0; s < p.num_sequences; ++s) {
+    const int64_t n = p.cu_seqlens[s + 1] - p.cu_seqlens[s];
+    if (n > 0) units.push_back({s, 0, n, 0, p.num_heads, static_cast<double>(n) * n});
+  }
+  return units;
+}
+
+int64_t AttendScratchBytes(const AttentionProblem&) { return 0; }
+
+// The naive function takes a whole packed problem: give it this unit's sequence alone.
+void Attend(const AttentionProblem& p, const AttentionUnit& unit, void*, AttentionStats* stats) {
+  const int64_t begin = p.cu_seqlens[unit.sequence];
+  const int64_t n = p.cu_seqlens[unit.sequence + 1] - begin;
+  const int64_t q_row = int64_t{p.num_heads} * p.head_dim;
+  const PlainKv kv = Rows(p);
+  float* q = static_cast<float*>(p.q) + begin * q_row;
+  const std::vector<float> queries(q, q + n * q_row);
+  const int64_t cu_seqlens[2] = {0, n};
+  AttentionProblem one = p;
+  one.num_sequences = 1;
+  one.cu_seqlens = cu_seqlens;
+  kernels::reference::Attention(one, queries.data(), kv.k + begin * kv.row, kv.v + begin * kv.row,
+                                q);
+  const int64_t tiles = kernels::CeilDiv(n, kernels::kQueryBlock) *
+                        kernels::CeilDiv(n, kernels::kKeyBlock) * p.num_heads;
+  stats->tiles_computed += tiles;
+  stats->tiles_dense += tiles;
+}
+
+void F32ToBf16(const float* in, int64_t n, uint16_t* out) {
+  for (int64_t i = 0; i < n; ++i) {
+    uint32_t bits;
+    std::memcpy(&bits, &in[i], 4);
+    const bool nan = (bits & 0x7fffffff) > 0x7f800000;
+    out[i] = static_cast<uint16_t>(nan ? (bits >> 16) | 0x40
+                                       : (bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+  }
+}
+
+void Bf16ToF32(const uint16_t* in, int64_t n, float* out) {
+  for (int64_t i = 0; i < n; ++i) {
+    const uint32_t bits = static_cast<uint32_t>(in[i]) << 16;
+    std::memcpy(&out[i], &bits, 4);
+  }
+}
+
+}  // namespace
+
+const kernels::CpuKernels& ReferenceKernels() {
+  static const kernels::CpuKernels table = {
+      .isa = kernels::CpuIsa::kPortable,
+      .name = "reference",
+      .native_bf16 = false,
+      .StoreQkv = StoreQkv,
+      .Bound = Bound,
+      .PlanUnits = PlanUnits,
+      .AttendScratchBytes = AttendScratchBytes,
+      .Attend = Attend,
+      .AddLayerNorm = kernels::reference::AddLayerNorm,
+      .GatedGelu = kernels::reference::GatedGelu,
+      .Embed = kernels::reference::Embed,
+      .MeanPool = kernels::reference::MeanPool,
+      .F32ToBf16 = F32ToBf16,
+      .Bf16ToF32 = Bf16ToF32,
+  };
+  return table;
+}
+
+}  // namespace longdoc
