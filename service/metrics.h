@@ -6,20 +6,24 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
 #include "absl/status/status.h"
 #include "engine/engine.h"
 
-namespace prometheus {
-class Registry;
-}
-
 namespace longdoc::service {
 
 // The RPCs, as label values `rpc`.
-enum class Rpc { kEmbedTexts, kEmbedDocument, kListModels, kGetModel, kTokenize, kEstimateDocument };
+enum class Rpc {
+  kEmbedTexts,
+  kEmbedDocument,
+  kListModels,
+  kGetModel,
+  kTokenize,
+  kEstimateDocument
+};
 enum class Stage { kReceive, kTokenize, kQueue, kEncode, kSend };
 enum class StreamEvent { kReadPaused, kIdleTimeout, kClientGone };
 
@@ -31,19 +35,22 @@ class Metrics {
   Metrics& operator=(const Metrics&) = delete;
 
   void RpcStarted(Rpc rpc);
-  // Counts requests_total{rpc,code}, rejected_total{reason} for refusals, cancelled_total.
-  void RpcFinished(Rpc rpc, const absl::Status& status, double seconds);
+  // Counts requests_total{rpc,code}, rejected_total{reason} for refusals, and
+  // cancelled_total{stage} for CANCELLED and DEADLINE_EXCEEDED; `reached` is the stage such a
+  // request had reached.
+  void RpcFinished(Rpc rpc, const absl::Status& status, double seconds,
+                   std::optional<Stage> reached = std::nullopt);
   void StageSeconds(Stage stage, double seconds);
   void TimeToFirstResult(double seconds);
   void BytesReceived(int64_t bytes);
-  void InputTokens(int64_t tokens);                       // of one text or document: histogram + counter
+  void InputTokens(int64_t tokens);  // of one text or document: histogram + counter
   void Truncated(int64_t tokens_dropped);
-  void Encoded(const EncodeStats& stats);                 // attention mode/tile share, predicted/actual bytes
+  void Encoded(const EncodeStats& stats);  // attention mode/tile share, predicted/actual bytes
   void AttentionMode(const AttentionPolicy& policy);
   void Stream(StreamEvent event);
   void StreamsOpen(int delta);
   void StreamBufferedBytes(int64_t delta);
-  void Bug(std::string_view site);                        // broken invariant that was survived
+  void Bug(std::string_view site);  // broken invariant that was survived
   void ModelLoaded(const Model& model, double seconds);
 
   // Scheduler and memory readings are taken from the engine at scrape time. Null detaches.

@@ -1,0 +1,182 @@
+#include "service/metrics_collectors.h"
+
+#include <dirent.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <sstream>
+#include <string>
+#include <utility>
+
+namespace longdoc::service {
+namespace {
+
+using prometheus::ClientMetric;
+using prometheus::MetricFamily;
+using prometheus::MetricType;
+
+MetricFamily Family(MetricType type, const char* name, const char* help) {
+  MetricFamily family;
+  family.name = name;
+  family.help = help;
+  family.type = type;
+  return family;
+}
+
+// Adds a sample, with one label unless `label` is null.
+void AddSample(MetricFamily* family, const char* label, const char* label_value, double value) {
+  ClientMetric metric;
+  if (label != nullptr) {
+    ClientMetric::Label pair;
+    pair.name = label;
+    pair.value = label_value;
+    metric.label.push_back(std::move(pair));
+  }
+  if (family->type == MetricType::Counter) {
+    metric.counter.value = value;
+  } else {
+    metric.gauge.value = value;
+  }
+  family->metric.push_back(std::move(metric));
+}
+
+MetricFamily Single(MetricType type, const char* name, const char* help, double value) {
+  MetricFamily family = Family(type, name, help);
+  AddSample(&family, nullptr, nullptr, value);
+  return family;
+}
+
+MetricFamily Gauge(const char* name, const char* help, double value) {
+  return Single(MetricType::Gauge, name, help, value);
+}
+
+MetricFamily Counter(const char* name, const char* help, double value) {
+  return Single(MetricType::Counter, name, help, value);
+}
+
+std::string ReadSmallFile(const char* path) {
+  std::ifstream in(path);
+  std::stringstream text;
+  text << in.rdbuf();
+  return text.str();
+}
+
+// Bytes of a "Name:   123 kB" line of /proc/self/status, or 0.
+double StatusBytes(const std::string& status, const std::string& name) {
+  const size_t at = status.find("\n" + name + ":");
+  if (at == std::string::npos) return 0;
+  return std::strtod(status.c_str() + at + name.size() + 2, nullptr) * 1024;
+}
+
+// Start of the process in seconds since the epoch: its clock ticks after boot, plus the boot time.
+double StartTimeSeconds() {
+  const std::string stat = ReadSmallFile("/proc/self/stat");
+  const std::string system = ReadSmallFile("/proc/stat");
+  const size_t close = stat.rfind(')');  // the command's name may hold anything but ends here
+  const size_t boot = system.find("\nbtime ");
+  if (close == std::string::npos || boot == std::string::npos) return 0;
+  std::istringstream fields(stat.substr(close + 1));
+  std::string skipped;
+  for (int i = 0; i < 19; ++i) fields >> skipped;  // fields 3 to 21; the 22nd is the start time
+  double ticks = 0;
+  fields >> ticks;
+  return std::strtod(system.c_str() + boot + std::strlen("\nbtime "), nullptr) +
+         ticks / static_cast<double>(sysconf(_SC_CLK_TCK));
+}
+
+double OpenFileDescriptors() {
+  DIR* dir = opendir("/proc/self/fd");
+  if (dir == nullptr) return 0;
+  int count = 0;
+  while (readdir(dir) != nullptr) ++count;
+  closedir(dir);
+  return count > 3 ? count - 3 : 0;  // ".", ".." and the directory itself
+}
+
+double CpuSeconds() {
+  rusage usage;
+  if (getrusage(RUSAGE_SELF, &usage) != 0) return 0;
+  const auto seconds = [](const timeval& t) {
+    return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_usec) * 1e-6;
+  };
+  return seconds(usage.ru_utime) + seconds(usage.ru_stime);
+}
+
+}  // namespace
+
+std::vector<MetricFamily> EngineFamilies(const EngineStats& stats) {
+  const auto number = [](int64_t value) { return static_cast<double>(value); };
+  std::vector<MetricFamily> families;
+  families.push_back(
+      Gauge("longdoc_tasks_running", "Encodes that have started.", number(stats.running_tasks)));
+  families.push_back(
+      Gauge("longdoc_tasks_waiting", "Encodes in the queue.", number(stats.queued_tasks)));
+  families.push_back(Gauge("longdoc_running_tokens", "Tokens of the encodes that have started.",
+                           number(stats.running_tokens)));
+  families.push_back(Gauge("longdoc_queued_tokens", "Tokens of the encodes in the queue.",
+                           number(stats.queued_tokens)));
+
+  MetricFamily memory =
+      Family(MetricType::Gauge, "longdoc_document_memory_bytes",
+             "Memory of documents: reserved by admission, allocated now, and the budget.");
+  AddSample(&memory, "kind", "reserved", number(stats.reserved_bytes));
+  AddSample(&memory, "kind", "allocated", number(stats.allocated_bytes));
+  AddSample(&memory, "kind", "budget", number(stats.memory_budget_bytes));
+  families.push_back(std::move(memory));
+  families.push_back(Gauge("longdoc_document_memory_peak_bytes",
+                           "Most memory of documents allocated at once since the start.",
+                           number(stats.peak_allocated_bytes)));
+  families.push_back(Gauge("longdoc_workspace_bytes", "Workspaces of the workers, kept and reused.",
+                           number(stats.scratch_bytes)));
+
+  families.push_back(
+      Counter("longdoc_batches_total", "Forward passes started.", number(stats.batches)));
+  families.push_back(Counter("longdoc_batch_sequences_total",
+                             "Texts and documents in those passes; over batches: the mean size.",
+                             number(stats.batch_sequences)));
+  families.push_back(
+      Counter("longdoc_batch_tokens_total", "Tokens in those passes.", number(stats.batch_tokens)));
+  families.push_back(Counter("longdoc_encoded_tokens_total", "Tokens through the whole encoder.",
+                             number(stats.tokens_encoded)));
+  families.push_back(Counter("longdoc_attention_tiles_computed_total",
+                             "Attention tiles that were computed.", number(stats.tiles_computed)));
+  families.push_back(Counter("longdoc_attention_tiles_dense_total",
+                             "Attention tiles that dense attention would have computed.",
+                             number(stats.tiles_dense)));
+  MetricFamily worker = Family(MetricType::Counter, "longdoc_worker_seconds_total",
+                               "Time of the workers in attention and in everything else.");
+  AddSample(&worker, "kind", "attention", stats.attention_seconds);
+  AddSample(&worker, "kind", "dense", stats.dense_seconds);
+  families.push_back(std::move(worker));
+  return families;
+}
+
+std::vector<MetricFamily> ProcessFamilies() {
+  const std::string status = ReadSmallFile("/proc/self/status");
+  static const double start_time = StartTimeSeconds();
+  rlimit limit;
+  const bool have_limit = getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY;
+  std::vector<MetricFamily> families;
+  families.push_back(Counter("process_cpu_seconds_total",
+                             "Total user and system CPU time spent in seconds.", CpuSeconds()));
+  families.push_back(Gauge("process_resident_memory_bytes", "Resident memory size in bytes.",
+                           StatusBytes(status, "VmRSS")));
+  families.push_back(Gauge("process_virtual_memory_bytes", "Virtual memory size in bytes.",
+                           StatusBytes(status, "VmSize")));
+  families.push_back(Gauge("longdoc_resident_memory_peak_bytes",
+                           "Largest resident memory size since the start.",
+                           StatusBytes(status, "VmHWM")));
+  families.push_back(Gauge("process_start_time_seconds",
+                           "Start time of the process since unix epoch in seconds.", start_time));
+  families.push_back(
+      Gauge("process_open_fds", "Number of open file descriptors.", OpenFileDescriptors()));
+  families.push_back(Gauge("process_max_fds", "Maximum number of open file descriptors.",
+                           have_limit ? static_cast<double>(limit.rlim_cur) : 0));
+  return families;
+}
+
+}  // namespace longdoc::service
