@@ -57,21 +57,22 @@ class DocumentBuilder {
  private:
   DocumentBuilder(const Tokenizer& tokenizer, std::vector<PassageSpec> passages, Overflow overflow,
                   const DocumentLimits& limits);
+  absl::Status TakeTokens();
   absl::Status CheckTokens();
-  absl::StatusOr<std::vector<Passage>> BuildPassages(const TokenizedDocument& doc,
-                                                     int64_t dropped_front) const;
+  void Drop(int64_t begin, int64_t end);
+  int64_t room() const;  // tokens without the special ones
 
   const Tokenizer& tokenizer_;
-  std::vector<PassageSpec> specs_;
-  Overflow overflow_;
-  DocumentLimits limits_;
+  const std::vector<PassageSpec> specs_;
+  const Overflow overflow_;
+  const DocumentLimits limits_;
   std::unique_ptr<StreamingTokenizer> stream_;
   SentenceSplitter sentences_;
   bool want_sentences_ = false;
-  std::vector<int64_t> breaks_;
-  TokenSequence tokens_;   // text tokens, or the client's ids
-  int64_t dropped_ = 0;    // tokens dropped behind max_tokens under kTruncateEnd
   bool has_ids_ = false;
+  std::vector<int64_t> breaks_;
+  TokenSequence tokens_;  // those kept; `bytes` stays empty for the client's ids
+  int64_t dropped_front_ = 0, dropped_back_ = 0;
 };
 
 }  // namespace longdoc

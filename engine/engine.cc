@@ -1,0 +1,211 @@
+#include "engine/engine.h"
+
+#include <algorithm>
+#include <fstream>
+#include <future>
+#include <limits>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "engine/backend.h"
+#include "engine/base/error_reason.h"
+#include "engine/base/status_macros.h"
+#include "engine/encoder_model.h"
+#include "engine/planner.h"
+#include "engine/scheduler.h"
+
+namespace longdoc {
+namespace {
+
+// A byte count in a one-line file, or `fallback` ("max", or no such file).
+int64_t ReadLimit(const char* path, int64_t fallback) {
+  std::ifstream file(path);
+  int64_t value = 0;
+  return file >> value && value > 0 ? value : fallback;
+}
+
+int64_t MachineMemoryBytes() {
+  int64_t bytes = int64_t{8} << 30;
+  std::ifstream meminfo("/proc/meminfo");
+  std::string key;
+  int64_t kib = 0;
+  if (meminfo >> key >> kib && key == "MemTotal:") bytes = kib * 1024;
+  bytes = std::min(bytes, ReadLimit("/sys/fs/cgroup/memory.max", bytes));
+  return std::min(bytes, ReadLimit("/sys/fs/cgroup/memory/memory.limit_in_bytes", bytes));
+}
+
+absl::Status CheckRange(const char* name, int64_t value, int64_t low, int64_t high) {
+  if (value >= low && value <= high) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrFormat("%s must be in [%d, %d], got %d", name, low, high, value));
+}
+
+absl::StatusOr<EngineOptions> FillDefaults(EngineOptions o) {
+  constexpr int64_t kMax = std::numeric_limits<int64_t>::max();
+  RETURN_IF_ERROR(CheckRange("threads", o.num_threads, 0, 1024));
+  RETURN_IF_ERROR(CheckRange("memory_budget_bytes", o.memory_budget_bytes, 0, kMax));
+  RETURN_IF_ERROR(CheckRange("max_queued_tokens", o.max_queued_tokens, 1, kMax));
+  RETURN_IF_ERROR(CheckRange("max_queued_tasks", o.max_queued_tasks, 1, kMax));
+  RETURN_IF_ERROR(CheckRange("max_batch_tokens", o.max_batch_tokens, 1, 1 << 20));
+  RETURN_IF_ERROR(CheckRange("short_text_tokens", o.short_text_tokens, 0, 1 << 20));
+  if (o.num_threads == 0) {
+    o.num_threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  }
+  if (o.memory_budget_bytes == 0) o.memory_budget_bytes = MachineMemoryBytes() / 10 * 7;
+  return o;
+}
+
+absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const EngineOptions& o) {
+  if (o.device == "reference") {
+    if (o.compute_type == ComputeType::kBF16) {
+      return absl::InvalidArgumentError("the reference device computes in f32 only");
+    }
+    return MakeReferenceBackend(o.num_threads);
+  }
+  if (o.device != "auto" && o.device != "cpu") {
+    return absl::FailedPreconditionError(absl::StrFormat(
+        "device \"%s\" is not there; this build has auto, cpu and reference", o.device));
+  }
+  const bool native = kernels::BestCpuIsa() == kernels::CpuIsa::kAvx512Bf16;
+  const bool bf16 = o.compute_type == ComputeType::kBF16 ||
+                    (o.compute_type == ComputeType::kAuto && native);
+  return MakeCpuBackend(bf16 ? DType::kBF16 : DType::kF32, o.num_threads);
+}
+
+class EngineImpl final : public Engine {
+ public:
+  EngineImpl(const EngineOptions& options, std::unique_ptr<Backend> backend)
+      : options_(options), backend_(std::move(backend)), scheduler_(*backend_, options_) {}
+  ~EngineImpl() override { Stop(); }
+
+  absl::StatusOr<std::shared_ptr<const Model>> LoadModel(const std::string& name,
+                                                         const std::string& dir) override {
+    return EncoderModel::Load(name, dir, *backend_);
+  }
+  absl::StatusOr<EncodePlan> Plan(const Model& model, int64_t tokens, int64_t num_vectors,
+                                  bool want_token_vectors,
+                                  const AttentionPolicy& policy) const override;
+  absl::Status Submit(EncodeTask&& task) override;
+  EngineStats stats() const override { return scheduler_.stats(); }
+  const EngineOptions& options() const override { return options_; }
+  std::string DeviceDescription() const override {
+    const BackendInfo& info = backend_->info();
+    return absl::StrFormat("%s %s, %d threads, %s", info.name, info.isa, info.num_workers,
+                           info.storage_type == DType::kBF16 ? "bf16" : "f32");
+  }
+  void Stop() override { scheduler_.Stop(); }
+
+ private:
+  const EngineOptions options_;
+  std::unique_ptr<Backend> backend_;
+  Scheduler scheduler_;
+};
+
+absl::StatusOr<EncodePlan> EngineImpl::Plan(const Model& model, int64_t tokens, int64_t num_vectors,
+                                            bool want_token_vectors,
+                                            const AttentionPolicy& policy) const {
+  // Far above any document; keeps every product below within 64 bits.
+  RETURN_IF_ERROR(CheckRange("tokens", tokens, 1, int64_t{1} << 32));
+  RETURN_IF_ERROR(CheckRange("vectors", num_vectors, 0, int64_t{1} << 32));
+  RETURN_IF_ERROR(CheckAttentionPolicy(policy));
+  const EncoderConfig& config = model.config();
+  EncodePlan plan;
+  plan.tokens = tokens;
+  const PassBytes bytes = PlanPassBytes(config, backend_->info(), tokens, 1);
+  plan.activation_bytes = bytes.total();
+  const int64_t vector_bytes = config.hidden_size * static_cast<int64_t>(sizeof(float));
+  // Token vectors are the residual stream itself: they cost time to live, not space.
+  plan.output_bytes = num_vectors * vector_bytes;
+  plan.scratch_bytes = PlanScratchBytes(config, backend_->info()) * options_.num_threads;
+  plan.peak_bytes = plan.activation_bytes + plan.output_bytes;
+  if (want_token_vectors) plan.peak_bytes = std::max(plan.peak_bytes, bytes.x + plan.output_bytes);
+  plan.expected_tile_fraction = ExpectedTileFraction(config, policy, tokens);
+  plan.dense_flops = DenseFlopsPerToken(config) * static_cast<double>(tokens);
+  plan.attention_flops = plan.expected_tile_fraction * DenseAttentionFlops(config, tokens);
+  plan.expected_seconds = plan.dense_flops / scheduler_.dense_rate() +
+                          plan.attention_flops / scheduler_.attention_rate();
+  return plan;
+}
+
+absl::Status CheckTask(const EncodeTask& task, const EncoderConfig& config) {
+  if (task.ids.empty()) {
+    return WithReason(absl::InvalidArgumentError("the document has no tokens"), "EMPTY_DOCUMENT");
+  }
+  const int64_t tokens = static_cast<int64_t>(task.ids.size());
+  for (int64_t i = 0; i < tokens; ++i) {
+    if (task.ids[i] >= 0 && task.ids[i] < config.vocab_size) continue;
+    return WithReason(
+        absl::InvalidArgumentError(absl::StrFormat("token id %d at position %d is outside the vocabulary [0, %d)",
+                                                   task.ids[i], i, config.vocab_size)),
+        "TOKEN_OUT_OF_VOCABULARY");
+  }
+  for (size_t i = 0; i < task.spans.size(); ++i) {
+    const TokenSpan& s = task.spans[i];
+    if (s.begin >= 0 && s.begin < s.end && s.end <= tokens) continue;
+    return WithReason(
+        absl::InvalidArgumentError(absl::StrFormat("passage %d covers tokens [%d, %d), which is empty or outside [0, %d)",
+                                                   i, s.begin, s.end, tokens)),
+        "INVALID_PASSAGE");
+  }
+  return CheckAttentionPolicy(task.attention);
+}
+
+absl::Status EngineImpl::Submit(EncodeTask&& task) {
+  auto model = std::dynamic_pointer_cast<const EncoderModel>(task.model);
+  if (model == nullptr || task.cancellation == nullptr || task.on_done == nullptr) {
+    return absl::InternalError("encode task without a model of this engine, token or callback");
+  }
+  RETURN_IF_ERROR(CheckTask(task, model->config()));
+  const int64_t tokens = static_cast<int64_t>(task.ids.size());
+  ASSIGN_OR_RETURN(const EncodePlan plan,
+                   Plan(*model, tokens, static_cast<int64_t>(task.spans.size()) + 1,
+                        task.want_token_vectors, task.attention));
+  const int64_t available = LongTaskBudget(options_.memory_budget_bytes);
+  if (plan.peak_bytes > available) {
+    return WithReason(
+        absl::ResourceExhaustedError(absl::StrFormat(
+            "encoding %d tokens needs %d bytes, but this server can give %d to one document",
+            tokens, plan.peak_bytes, available)),
+        "DOCUMENT_EXCEEDS_MEMORY");
+  }
+  return scheduler_.Submit(std::move(task), std::move(model), plan.peak_bytes);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& options) {
+  ASSIGN_OR_RETURN(const EngineOptions filled, FillDefaults(options));
+  ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend, MakeBackend(filled));
+  return std::make_unique<EngineImpl>(filled, std::move(backend));
+}
+
+absl::StatusOr<EncodeResult> EncodeAndWait(Engine& engine, EncodeTask task) {
+  std::promise<absl::StatusOr<EncodeResult>> promise;
+  std::future<absl::StatusOr<EncodeResult>> future = promise.get_future();
+  if (task.cancellation == nullptr) task.cancellation = std::make_shared<CancellationToken>();
+  task.on_done = [&promise](absl::StatusOr<EncodeResult> result) {
+    promise.set_value(std::move(result));
+  };
+  RETURN_IF_ERROR(engine.Submit(std::move(task)));
+  return future.get();
+}
+
+absl::Status CheckAttentionPolicy(const AttentionPolicy& policy) {
+  constexpr int64_t kMaxGlobal = 4096;
+  std::string problem;
+  // Written so that NaN fails.
+  if (policy.mode == AttentionMode::kTolerance && !(policy.epsilon > 0 && policy.epsilon < 1)) {
+    problem = absl::StrFormat("tolerance epsilon must be in (0, 1), got %g", policy.epsilon);
+  } else if (policy.mode == AttentionMode::kWindow && policy.window_radius < 1) {
+    problem = absl::StrFormat("window radius must be at least 1, got %d", policy.window_radius);
+  } else if (policy.mode == AttentionMode::kWindow &&
+             (policy.num_global < 0 || policy.num_global > kMaxGlobal)) {
+    problem = absl::StrFormat("global tokens must be in [0, %d], got %d", kMaxGlobal,
+                              policy.num_global);
+  }
+  if (problem.empty()) return absl::OkStatus();
+  return WithReason(absl::InvalidArgumentError(problem), "INVALID_ATTENTION_POLICY");
+}
+
+}  // namespace longdoc
