@@ -3,7 +3,13 @@
 
 Each line is a JSON array: the text, then either the ids and the byte offsets (begin, end, begin,
 ...) in full, or the 64-bit FNV-1a hashes of both lists as hexadecimal strings, which keeps the file
-small. Hashes are taken over the numbers as 8 little-endian bytes each. No special tokens are added.
+small, and one hash over ids and then offsets with the "character vocabulary": it has an entry for
+every character below U+30000 and so shows every character that normalization lets through, where
+the real one has mostly [UNK]. Hashes are taken over the numbers as 8 little-endian bytes each. No
+special tokens are added.
+
+Character vocabulary: [UNK] is 0; then for each code point from U+0021 on, without surrogates,
+the character and "##" with the character, with the next two ids.
 
 Texts: random ones from a seed over many Unicode blocks and hostile shapes, one line per block of
 256 assigned code points, and real lines from Debian's python3-doc (PSF licence) and from glibc's
@@ -26,10 +32,10 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 
 HERE = pathlib.Path(__file__).resolve().parent
 SEED = 20240607
-NUM_RANDOM = 8300
+NUM_RANDOM = 8200
 NUM_DOC_LINES = 900
 NUM_LOCALE_LINES = 700
-NUM_FULL = 600  # texts whose ids and offsets are written in full
+NUM_FULL = 500  # texts whose ids and offsets are written in full
 
 BLOCKS = {
     "ascii": (0x21, 0x7E), "latin1": (0xA1, 0xFF), "latin_ext": (0x100, 0x24F),
@@ -159,17 +165,38 @@ def fnv(numbers):
     return f"{value:016x}"
 
 
+def with_bert_rules(vocab, special):
+    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in special])
+    return tokenizer
+
+
+def character_tokenizer():
+    vocab = {"[UNK]": 0}
+    for cp in range(0x21, 0x30000):
+        if not 0xD800 <= cp < 0xE000:
+            vocab[chr(cp)] = len(vocab)
+            vocab["##" + chr(cp)] = len(vocab)
+    return with_bert_rules(vocab, ["[UNK]"])
+
+
 def bert_tokenizer():
     vocab = {}
     for line in (HERE / "bert_uncased_vocab.txt").read_text(encoding="utf-8").split("\n"):
         if line:
             vocab[line] = len(vocab)
-    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in
-                                  ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")])
-    return tokenizer
+    return with_bert_rules(vocab, ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
+
+
+def encode(tokenizer, line):
+    """Ids, and the library's character offsets as byte offsets."""
+    encoding = tokenizer.encode(line, add_special_tokens=False)
+    byte_at = [0]
+    for c in line:
+        byte_at.append(byte_at[-1] + len(c.encode("utf-8")))
+    return encoding.ids, [byte_at[x] for pair in encoding.offsets for x in pair]
 
 
 def main():
@@ -177,17 +204,15 @@ def main():
     lines = [random_line(rng) for _ in range(NUM_RANDOM)]
     lines += block_lines() + doc_lines(rng) + locale_lines(rng)
     rng.shuffle(lines)
-    tokenizer = bert_tokenizer()
+    tokenizer, by_character = bert_tokenizer(), character_tokenizer()
     with open(HERE / "tokenizer_goldens.jsonl", "w", encoding="utf-8", newline="\n") as out:
         for i, line in enumerate(lines):
-            encoding = tokenizer.encode(line, add_special_tokens=False)
-            byte_at = [0]
-            for c in line:
-                byte_at.append(byte_at[-1] + len(c.encode("utf-8")))
-            offsets = [byte_at[x] for pair in encoding.offsets for x in pair]
-            record = [line, encoding.ids, offsets]
-            if i >= NUM_FULL:
-                record = [line, fnv(encoding.ids), fnv(offsets)]
+            ids, offsets = encode(tokenizer, line)
+            character_hash = fnv(sum(encode(by_character, line), []))
+            if i < NUM_FULL:
+                record = [line, ids, offsets, character_hash]
+            else:
+                record = [line, fnv(ids), fnv(offsets), character_hash]
             # Controls and separators are escaped; the rest stays readable.
             text = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
             text = re.sub("[\x7f-\x9f\u2028\u2029\ufeff]", lambda m: f"\\u{ord(m[0]):04x}", text)

@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "absl/strings/str_format.h"
+#include "engine/text/utf8.h"
 
 namespace longdoc::testing {
 
@@ -40,19 +41,41 @@ std::vector<TokenizerGolden> ReadTokenizerGoldens() {
       golden.ids_hash = record.at(1).get<std::string>();
       golden.offsets_hash = record.at(2).get<std::string>();
     }
+    golden.character_hash = record.at(3).get<std::string>();
   }
   return goldens;
 }
 
+namespace {
+
+const Tokenizer* ParseOrDie(const std::string& vocab) {
+  auto loaded = ParseVocabTxt(vocab);
+  if (!loaded.ok()) {
+    std::fprintf(stderr, "%s\n", loaded.status().ToString().c_str());
+    std::abort();
+  }
+  return loaded->release();
+}
+
+}  // namespace
+
 const Tokenizer& BertTokenizer() {
+  static const Tokenizer* const tokenizer = ParseOrDie(
+      ReadFileOrDie(std::string(LONGDOC_SOURCE_DIR) + "/tests/golden/bert_uncased_vocab.txt"));
+  return *tokenizer;
+}
+
+const Tokenizer& CharacterTokenizer() {
   static const Tokenizer* const tokenizer = [] {
-    auto loaded = ParseVocabTxt(
-        ReadFileOrDie(std::string(LONGDOC_SOURCE_DIR) + "/tests/golden/bert_uncased_vocab.txt"));
-    if (!loaded.ok()) {
-      std::fprintf(stderr, "%s\n", loaded.status().ToString().c_str());
-      std::abort();
+    std::string vocab = "[UNK]\n";
+    for (char32_t cp = 0x21; cp < 0x30000; ++cp) {
+      if (cp >= 0xD800 && cp < 0xE000) continue;
+      AppendUtf8(cp, &vocab);
+      vocab += "\n##";
+      AppendUtf8(cp, &vocab);
+      vocab += '\n';
     }
-    return loaded->release();
+    return ParseOrDie(vocab);
   }();
   return *tokenizer;
 }

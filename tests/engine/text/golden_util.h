@@ -14,6 +14,7 @@ struct TokenizerGolden {
   bool full = false;  // ids and offsets are listed, else only their hashes are known
   std::vector<int64_t> ids, offsets;
   std::string ids_hash, offsets_hash;
+  std::string character_hash;  // of ids, then offsets, with CharacterTokenizer
 };
 
 std::string ReadFileOrDie(const std::string& path);
@@ -21,6 +22,9 @@ std::vector<TokenizerGolden> ReadTokenizerGoldens();
 
 // The tokenizer of bert-base-uncased, from tests/golden.
 const Tokenizer& BertTokenizer();
+
+// One token per character below U+30000: shows what normalization lets through (see the script).
+const Tokenizer& CharacterTokenizer();
 
 std::vector<int64_t> Ids(const TokenSequence& tokens);
 std::vector<int64_t> Offsets(const TokenSequence& tokens);  // begin, end, begin, ...

@@ -12,6 +12,7 @@ namespace longdoc {
 namespace {
 
 using testing::BertTokenizer;
+using testing::CharacterTokenizer;
 using ::testing::ElementsAreArray;
 using testing::Fnv;
 using testing::Ids;
@@ -66,6 +67,22 @@ TEST(TokenizerGolden, IdsAndOffsetsEqual) {
     if (golden.full) {
       EXPECT_THAT(Ids(*tokens), ElementsAreArray(golden.ids));
       EXPECT_THAT(Offsets(*tokens), ElementsAreArray(golden.offsets));
+    }
+  }
+  EXPECT_EQ(failures, 0) << "of " << Goldens().size() << " lines";
+}
+
+TEST(TokenizerGolden, CharactersEqual) {
+  int failures = 0;
+  for (const TokenizerGolden& golden : Goldens()) {
+    const auto tokens = CharacterTokenizer().Encode(golden.text, /*add_special_tokens=*/false);
+    ASSERT_TRUE(tokens.ok()) << tokens.status();
+    std::vector<int64_t> numbers = Ids(*tokens);
+    const std::vector<int64_t> offsets = Offsets(*tokens);
+    numbers.insert(numbers.end(), offsets.begin(), offsets.end());
+    if (Fnv(numbers) != golden.character_hash && ++failures <= 10) {
+      ADD_FAILURE() << "differs: " << ::testing::PrintToString(golden.text) << " "
+                    << ::testing::PrintToString(offsets);
     }
   }
   EXPECT_EQ(failures, 0) << "of " << Goldens().size() << " lines";
