@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "engine/document.h"
@@ -57,8 +58,27 @@ struct ServerOptions {
   std::string log_level = "info";
 };
 
-// Parses text-format ServerConfig and checks every range. INVALID_ARGUMENT names field, range, value.
+// Parses text-format ServerConfig and checks every range. INVALID_ARGUMENT names field, range,
+// value; for syntax errors and unknown fields, line and column. Relations between fields are left
+// to CheckServerOptions, because flags may still change them.
 absl::StatusOr<ServerOptions> ParseServerConfig(std::string_view text_proto);
+// What must hold once flags are applied: at least one model; plain text on an address that is not
+// loopback only with allow_insecure; certificate and key together; the other security files need
+// what they stand on. INVALID_ARGUMENT naming the field.
+absl::Status CheckServerOptions(const ServerOptions& options);
+
+// "HOST:PORT" with a numeric IPv4 address, "[IPv6]" or a host name; port 0 to 65535.
+struct HostPort {
+  std::string host;  // without brackets
+  int port = 0;
+  bool loopback() const;  // 127.0.0.0/8, ::1 or "localhost"
+};
+absl::StatusOr<HostPort> ParseHostPort(std::string_view address);
+// "NAME=DIR": INVALID_ARGUMENT for a malformed name (1 to 64 of [A-Za-z0-9._/-]) or an empty one.
+absl::StatusOr<ModelSource> ParseModelFlag(std::string_view flag);
+// Checked spellings of EngineConfig.device and EngineConfig.compute_type, for file and flags.
+absl::Status ApplyDevice(const std::string& device, EngineOptions* engine);
+absl::Status ApplyComputeType(const std::string& compute_type, EngineOptions* engine);
 // The effective configuration, as text-format that ParseServerConfig accepts.
 std::string FormatServerConfig(const ServerOptions& options);
 

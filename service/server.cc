@@ -1,0 +1,310 @@
+#include "service/server.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <climits>
+#include <future>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/cord.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "engine/base/status_macros.h"
+#include "engine/base/thread_pool.h"
+#include "grpcpp/ext/proto_server_reflection_plugin.h"
+#include "grpcpp/health_check_service_interface.h"
+#include "grpcpp/impl/server_builder_option.h"
+#include "grpcpp/impl/service_type.h"
+#include "grpcpp/server.h"
+#include "grpcpp/server_builder.h"
+#include "service/credentials.h"
+#include "service/grpc_log.h"
+#include "service/http_endpoint.h"
+#include "service/log.h"
+#include "service/services.h"
+
+namespace longdoc::service {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr char kExitCodeUrl[] = "longdoc/exit_code";
+constexpr char kLiveness[] = "liveness";
+// "" is the name of clients that ask for the server as a whole.
+constexpr const char* kReadinessNames[] = {"", "readiness", "longdoc.v1.EmbeddingService",
+                                           "longdoc.v1.ModelService"};
+// After the grace period cancelled handlers need a moment to send their status.
+constexpr auto kCancelTime = std::chrono::seconds(2);
+constexpr auto kPollInterval = std::chrono::milliseconds(5);
+
+double SecondsSince(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+int Milliseconds(absl::Duration duration) {
+  return static_cast<int>(std::min<int64_t>(absl::ToInt64Milliseconds(duration), INT_MAX));
+}
+
+// Reflection for one server: the plug-in that gRPC documents is for all servers of a process.
+class ReflectionOption final : public grpc::ServerBuilderOption {
+ public:
+  void UpdateArguments(grpc::ChannelArguments*) override {}
+  void UpdatePlugins(std::vector<std::unique_ptr<grpc::ServerBuilderPlugin>>* plugins) override {
+    plugins->push_back(std::make_unique<grpc::reflection::ProtoServerReflectionPlugin>());
+  }
+};
+
+// One encode of some tokens, so that the first request does not pay for first touches, and so that
+// a model that cannot encode is found before any client is let in.
+absl::Status WarmUp(Engine& engine, const std::shared_ptr<const Model>& model) {
+  constexpr int kTokens = 64;
+  EncodeTask task;
+  task.model = model;
+  const int64_t vocab_size = model->config().vocab_size;
+  for (int64_t i = 0; i < kTokens; ++i) {
+    task.ids.push_back(static_cast<int32_t>(i * 37 % vocab_size));
+  }
+  task.cancellation = std::make_shared<CancellationToken>();
+  std::promise<absl::Status> done;
+  task.on_done = [&done](absl::StatusOr<EncodeResult> result) { done.set_value(result.status()); };
+  RETURN_IF_ERROR(engine.Submit(std::move(task)));
+  return done.get_future().get();
+}
+
+void SetKeepalive(const LifecycleConfig& lifecycle, grpc::ServerBuilder* builder) {
+  // Long computations leave streams silent: ping, so that a vanished client is noticed, and allow
+  // clients to ping every ten seconds even without calls.
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, Milliseconds(lifecycle.keepalive));
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10000);
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder->AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+  builder->AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10000);
+  if (lifecycle.max_connection_age != absl::InfiniteDuration()) {
+    builder->AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS,
+                                Milliseconds(lifecycle.max_connection_age));
+    builder->AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_GRACE_MS,
+                                Milliseconds(lifecycle.max_connection_age_grace));
+  }
+}
+
+}  // namespace
+
+// Members in the order of construction; destroyed in reverse: the gRPC server before its services,
+// those before the engine, and the HTTP port last of all that runs, so that a last scrape sees the
+// drain.
+struct Server::Impl {
+  explicit Impl(const ServerOptions& options) : options(options) {}
+  ~Impl();
+
+  absl::Status StartHttp();
+  absl::Status StartEngine(const EngineFactory& make_engine);
+  absl::Status LoadModel(const ModelSource& source);
+  absl::Status StartGrpc();
+  void SetReady(bool ready);
+  int64_t RunningRpcs() const { return context->inflight_rpcs + context->open_streams; }
+  void StopGrpc();
+
+  const ServerOptions options;
+  Metrics metrics;
+  std::atomic<const char*> not_ready{"loading"};  // nullptr once ready
+  std::unique_ptr<HttpEndpoint> http;
+  std::unique_ptr<Engine> engine;
+  std::unique_ptr<ThreadPool> tokenizers;
+  std::unique_ptr<ServiceContext> context;
+  std::unique_ptr<grpc::Service> embedding_service;
+  std::unique_ptr<grpc::Service> model_service;
+  std::unique_ptr<grpc::Server> grpc;
+  int port = 0;
+  bool stopped = false;
+};
+
+absl::Status Server::Impl::StartHttp() {
+  if (options.metrics_address == "off") return absl::OkStatus();
+  HttpEndpoint::Callbacks callbacks;
+  callbacks.metrics = [this] { return metrics.Exposition(); };
+  callbacks.not_ready = [this] {
+    const char* reason = not_ready.load();
+    return std::string(reason == nullptr ? "" : reason);
+  };
+  ASSIGN_OR_RETURN(http, HttpEndpoint::Start(options.metrics_address, std::move(callbacks)));
+  Log(LogLevel::kInfo, "metrics port open", {{"port", http->port()}});
+  return absl::OkStatus();
+}
+
+absl::Status Server::Impl::StartEngine(const EngineFactory& make_engine) {
+  auto made = make_engine(options.engine);
+  if (!made.ok()) {
+    const bool config = absl::IsInvalidArgument(made.status());
+    return WithExitCode(made.status(), config ? kExitBadConfig : kExitNoDevice);
+  }
+  engine = std::move(made).value();
+  metrics.AttachEngine(engine.get());
+  Log(LogLevel::kInfo, "engine ready",
+      {{"device", engine->DeviceDescription()},
+       {"memory_budget_bytes", engine->options().memory_budget_bytes}});
+  // Two at least: the chunks of a long document must not hold up a short text.
+  const int threads = std::max(2, static_cast<int>(std::thread::hardware_concurrency()) / 4);
+  tokenizers = std::make_unique<ThreadPool>("ld-token", threads);
+  context = std::make_unique<ServiceContext>(*engine, options.limits, metrics, *tokenizers);
+  return absl::OkStatus();
+}
+
+absl::Status Server::Impl::LoadModel(const ModelSource& source) {
+  const Clock::time_point start = Clock::now();
+  auto model = engine->LoadModel(source.name, source.directory);
+  absl::Status status = model.status();
+  if (status.ok()) status = WarmUp(*engine, *model);
+  if (!status.ok()) {
+    return WithExitCode(
+        absl::Status(status.code(), absl::StrCat("model ", source.name, " in ", source.directory,
+                                                 ": ", status.message())),
+        kExitBadConfig);
+  }
+  const double seconds = SecondsSince(start);
+  metrics.ModelLoaded(**model, seconds);
+  Log(LogLevel::kInfo, "model loaded",
+      {{"model", source.name},
+       {"directory", source.directory},
+       {"revision", (*model)->revision()},
+       {"weight_bytes", (*model)->weight_bytes()},
+       {"seconds", seconds}});
+  context->AddModel(std::move(model).value());
+  return absl::OkStatus();
+}
+
+absl::Status Server::Impl::StartGrpc() {
+  auto credentials = MakeServerCredentials(options.security);
+  if (!credentials.ok()) return WithExitCode(credentials.status(), kExitBadConfig);
+  auto authorize = MakeAuthorizer(options.security);
+  if (!authorize.ok()) return WithExitCode(authorize.status(), kExitBadConfig);
+  embedding_service = MakeEmbeddingService(*context, *authorize);
+  model_service = MakeModelService(*context, *authorize);
+
+  grpc::EnableDefaultHealthCheckService(true);
+  grpc::ServerBuilder builder;
+  builder.SetMaxReceiveMessageSize(static_cast<int>(options.limits.max_message_bytes));
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS,
+                             static_cast<int>(options.limits.max_streams_per_connection));
+  // A second server on the same port must fail, not take half of the connections.
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  SetKeepalive(options.lifecycle, &builder);
+  if (options.reflection) builder.SetOption(std::make_unique<ReflectionOption>());
+  builder.RegisterService(embedding_service.get());
+  builder.RegisterService(model_service.get());
+  builder.AddListeningPort(options.listen_address, *credentials, &port);
+  grpc = builder.BuildAndStart();
+  if (grpc == nullptr || port == 0) {
+    return absl::UnavailableError(absl::StrFormat(
+        "cannot listen on listen_address %s: the port is in use, the address is not "
+        "ours, or certificate and key do not fit",
+        options.listen_address));
+  }
+  return absl::OkStatus();
+}
+
+void Server::Impl::SetReady(bool ready) {
+  not_ready = ready ? nullptr : "draining";
+  grpc::HealthCheckServiceInterface* health = grpc->GetHealthCheckService();
+  health->SetServingStatus(kLiveness, true);
+  for (const char* name : kReadinessNames) health->SetServingStatus(name, ready);
+}
+
+// Cancels what still runs and ends the gRPC server. The engine must still run: cancelled handlers
+// wait for its answer.
+void Server::Impl::StopGrpc() {
+  if (grpc == nullptr || stopped) return;
+  stopped = true;
+  grpc->Shutdown(std::chrono::system_clock::now() + kCancelTime);
+  grpc->Wait();
+}
+
+Server::Impl::~Impl() {
+  StopGrpc();
+  if (engine != nullptr) engine->Stop();
+  tokenizers.reset();  // joins: jobs of cancelled requests may still refer to the services
+  metrics.AttachEngine(nullptr);
+}
+
+absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options,
+                                                      const EngineFactory& make_engine) {
+  RouteGrpcLog();
+  absl::Status status = CheckServerOptions(options);
+  if (!status.ok()) return WithExitCode(status, kExitBadConfig);
+  auto impl = std::make_unique<Impl>(options);
+  RETURN_IF_ERROR(impl->StartHttp());
+  RETURN_IF_ERROR(impl->StartEngine(make_engine));
+  for (const ModelSource& source : options.models) RETURN_IF_ERROR(impl->LoadModel(source));
+  RETURN_IF_ERROR(impl->StartGrpc());
+  impl->SetReady(true);
+  Log(LogLevel::kInfo, "serving",
+      {{"port", impl->port},
+       {"metrics_port", impl->http ? impl->http->port() : 0},
+       {"tls", !options.security.tls_certificate_file.empty()},
+       {"mutual_tls", !options.security.tls_client_ca_file.empty()},
+       {"bearer_token", !options.security.bearer_token_file.empty()},
+       {"reflection", options.reflection}});
+  return std::unique_ptr<Server>(new Server(std::move(impl)));
+}
+
+Server::Server(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Server::~Server() = default;
+
+int Server::port() const { return impl_->port; }
+int Server::metrics_port() const { return impl_->http ? impl_->http->port() : 0; }
+const ServiceContext& Server::context() const { return *impl_->context; }
+const Engine& Server::engine() const { return *impl_->engine; }
+
+void Server::Drain() {
+  const LifecycleConfig& lifecycle = impl_->options.lifecycle;
+  const Clock::time_point start = Clock::now();
+  Log(LogLevel::kInfo, "drain started", {{"running", impl_->RunningRpcs()}});
+  impl_->metrics.SetDraining(true);
+  impl_->SetReady(false);
+  std::this_thread::sleep_for(absl::ToChronoNanoseconds(lifecycle.drain_delay));
+  impl_->context->draining = true;
+
+  const Clock::time_point end = Clock::now() + absl::ToChronoNanoseconds(lifecycle.drain_grace);
+  while (impl_->RunningRpcs() > 0 && Clock::now() < end) std::this_thread::sleep_for(kPollInterval);
+  const int64_t cut = impl_->RunningRpcs();
+  impl_->StopGrpc();
+  impl_->engine->Stop();
+  Log(cut > 0 ? LogLevel::kWarning : LogLevel::kInfo, "drain finished",
+      {{"seconds", SecondsSince(start)}, {"cancelled", cut}});
+}
+
+absl::Status CheckFiles(const ServerOptions& options) {
+  RETURN_IF_ERROR(CheckServerOptions(options));
+  RETURN_IF_ERROR(MakeServerCredentials(options.security).status());
+  RETURN_IF_ERROR(MakeAuthorizer(options.security).status());
+  for (const ModelSource& source : options.models) {
+    const std::string path = absl::StrCat(source.directory, "/config.json");
+    if (access(path.c_str(), R_OK) != 0) {
+      return absl::NotFoundError(
+          absl::StrFormat("models: cannot read %s of \"%s\"", path, source.name));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status WithExitCode(absl::Status status, ExitCode code) {
+  if (!status.ok()) {
+    status.SetPayload(kExitCodeUrl, absl::Cord(absl::StrCat(static_cast<int>(code))));
+  }
+  return status;
+}
+
+ExitCode ExitCodeOf(const absl::Status& status) {
+  if (status.ok()) return kExitOk;
+  const auto payload = status.GetPayload(kExitCodeUrl);
+  int code = kExitOther;
+  if (payload && absl::SimpleAtoi(std::string(*payload), &code)) return static_cast<ExitCode>(code);
+  return kExitOther;
+}
+
+}  // namespace longdoc::service
