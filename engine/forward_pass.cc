@@ -156,7 +156,7 @@ double ForwardPass::WeightOf(Phase phase) const {
   const double layers = static_cast<double>(config.num_layers);
   if (phase == Phase::kEmbed) return project;
   if (phase == Phase::kAttend) return attention_weight_;
-  if (phase == Phase::kMix) return dense / layers - (layer_ + 1 == config.num_layers ? project : 0);
+  if (phase == Phase::kMix) return dense / layers - (layer_ + 1 == model_->layers().size() ? project : 0);
   return 0;
 }
 
