@@ -1,0 +1,33 @@
+// Random encoder weights that can be changed before they are written. Private to engine/model.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "engine/model/encoder_config.h"
+#include "engine/model/encoder_weights.h"
+
+namespace longdoc {
+
+struct OwnedTensor {
+  std::vector<int64_t> shape;
+  std::vector<float> values;
+};
+
+// Tensors by their names in the file; node-based, so that views stay valid while it is not erased.
+using OwnedTensors = std::map<std::string, OwnedTensor>;
+
+// All tensors of an encoder of this shape, depending on (config, seed) alone and to the last bit on
+// nothing else. Scaled so that every sublayer answers with values of order one: matrices have
+// standard deviation 1/sqrt(fan-in), embeddings and biases 0.02, gains lie around 1.
+OwnedTensors MakeRandomWeights(const EncoderConfig& config, uint64_t seed);
+
+// Views by role, as LoadEncoderCheckpoint gives them.
+EncoderWeights ViewWeights(const EncoderConfig& config, const OwnedTensors& tensors);
+
+// Where a layer's tensors are found, with the variant's names.
+std::string SelfAttentionName(int64_t layer, const std::string& part);
+
+}  // namespace longdoc
