@@ -1,0 +1,288 @@
+// Embedding through a server: EmbedDocument, with the document streamed as it is read.
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include "engine/base/status_macros.h"
+#include "longdoc/v1/embedding_service.grpc.pb.h"
+#include "longdoc/v1/model_service.grpc.pb.h"
+#include "service/tools/channel.h"
+#include "service/tools/embedder.h"
+
+namespace longdoc::tools {
+namespace {
+
+constexpr size_t kChunkBytes = 64 << 10;
+constexpr size_t kChunkIds = 16 << 10;
+constexpr double kProgressSeconds = 0.25;
+
+using Stream = grpc::ClientReaderWriter<v1::EmbedDocumentRequest, v1::EmbedDocumentResponse>;
+
+absl::Status SetAttention(const AttentionPolicy& policy, v1::AttentionPolicy* out) {
+  switch (policy.mode) {
+    case AttentionMode::kTolerance:
+      out->mutable_tolerance()->set_epsilon(policy.epsilon);
+      return absl::OkStatus();
+    case AttentionMode::kExact:
+      out->mutable_exact();
+      return absl::OkStatus();
+    case AttentionMode::kWindow:
+      out->mutable_window()->set_radius(policy.window_radius);
+      out->mutable_window()->set_global_tokens(policy.num_global);
+      return absl::OkStatus();
+    case AttentionMode::kDense:
+      break;
+  }
+  return absl::InvalidArgumentError("dense attention is for measurements with --model only");
+}
+
+v1::VectorEncoding ToProto(VectorEncoding encoding) {
+  switch (encoding) {
+    case VectorEncoding::kFloat16:
+      return v1::VECTOR_ENCODING_FLOAT16;
+    case VectorEncoding::kInt8:
+      return v1::VECTOR_ENCODING_INT8;
+    case VectorEncoding::kBinary:
+      return v1::VECTOR_ENCODING_BINARY;
+    case VectorEncoding::kFloat32:
+      break;
+  }
+  return v1::VECTOR_ENCODING_FLOAT32;
+}
+
+v1::Overflow ToProto(Overflow overflow) {
+  switch (overflow) {
+    case Overflow::kTruncateEnd:
+      return v1::OVERFLOW_TRUNCATE_END;
+    case Overflow::kTruncateStart:
+      return v1::OVERFLOW_TRUNCATE_START;
+    case Overflow::kError:
+      break;
+  }
+  return v1::OVERFLOW_ERROR;
+}
+
+absl::Status FillHeader(const EmbedOptions& options, const DocumentInput& document,
+                        const std::string& model, v1::DocumentHeader* header) {
+  header->set_model(model);
+  if (document.source == nullptr) {
+    header->set_declared_tokens(static_cast<int64_t>(document.ids.size()));
+  } else if (document.source->size().has_value()) {
+    header->set_declared_bytes(*document.source->size());
+  }
+  header->set_overflow(ToProto(options.overflow));
+  header->set_token_vectors(options.token_vectors);
+  header->set_progress_interval_seconds(kProgressSeconds);
+  v1::VectorOptions* vector = header->mutable_vector();
+  vector->set_dimensions(options.vector.dimensions);
+  vector->set_normalize(options.vector.normalize);
+  vector->set_encoding(ToProto(options.vector.encoding));
+  for (const PassageSpec& spec : options.passages) {
+    v1::PassageSpec* out = header->add_passages();
+    if (spec.kind == PassageSpec::Kind::kSentences) {
+      out->mutable_sentences()->set_count(static_cast<int32_t>(spec.size));
+    } else {
+      out->set_tokens(static_cast<int32_t>(spec.size));
+    }
+  }
+  return SetAttention(options.attention, header->mutable_attention());
+}
+
+// Writes chunks until the source ends. OK also when the stream breaks: then the call's own status
+// says why. Blocks while the server does not read.
+absl::Status SendContent(DocumentInput& document, Stream& stream) {
+  v1::EmbedDocumentRequest request;
+  v1::DocumentChunk* chunk = request.mutable_chunk();
+  if (document.source != nullptr) {
+    int64_t offset = 0;
+    while (true) {
+      RETURN_IF_ERROR(document.source->Read(kChunkBytes, chunk->mutable_text()));
+      if (chunk->text().empty()) return absl::OkStatus();
+      chunk->set_offset(offset);
+      offset += static_cast<int64_t>(chunk->text().size());
+      if (!stream.Write(request)) return absl::OkStatus();
+    }
+  }
+  for (size_t begin = 0; begin < document.ids.size(); begin += kChunkIds) {
+    const size_t end = std::min(begin + kChunkIds, document.ids.size());
+    chunk->set_offset(static_cast<int64_t>(begin));
+    chunk->mutable_token_ids()->mutable_ids()->Assign(
+        document.ids.begin() + static_cast<std::ptrdiff_t>(begin),
+        document.ids.begin() + static_cast<std::ptrdiff_t>(end));
+    if (!stream.Write(request)) return absl::OkStatus();
+  }
+  return absl::OkStatus();
+}
+
+VectorEncoding FromProto(v1::VectorEncoding encoding) {
+  switch (encoding) {
+    case v1::VECTOR_ENCODING_FLOAT16:
+      return VectorEncoding::kFloat16;
+    case v1::VECTOR_ENCODING_INT8:
+      return VectorEncoding::kInt8;
+    case v1::VECTOR_ENCODING_BINARY:
+      return VectorEncoding::kBinary;
+    default:
+      return VectorEncoding::kFloat32;
+  }
+}
+
+ByteRange FromProto(const v1::ByteRange& range) { return {range.begin(), range.end()}; }
+
+void SetVector(v1::Vector* in, VectorRecord* record) {
+  record->encoding = FromProto(in->encoding());
+  record->dimensions = in->dimensions();
+  record->scale = in->scale();
+  record->data = std::move(*in->mutable_data());
+}
+
+absl::Status OnPassages(v1::PassageVectors* passages, EmbedSink& sink) {
+  for (v1::PassageVector& passage : *passages->mutable_passages()) {
+    VectorRecord record;
+    record.kind = VectorKind::kPassage;
+    record.granularity = passage.granularity();
+    record.index = passage.index();
+    record.tokens = {passage.tokens().begin(), passage.tokens().end()};
+    record.bytes = FromProto(passage.bytes());
+    SetVector(passage.mutable_vector(), &record);
+    RETURN_IF_ERROR(sink.OnVector(record));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status OnTokens(const v1::TokenVectors& tokens, EmbedSink& sink) {
+  if (tokens.token_count() < 1) return absl::OkStatus();
+  const size_t count = static_cast<size_t>(tokens.token_count());
+  const size_t stride = tokens.data().size() / count;
+  for (size_t i = 0; i < count; ++i) {
+    VectorRecord record;
+    record.kind = VectorKind::kToken;
+    record.index = tokens.first_token() + static_cast<int64_t>(i);
+    record.tokens = {record.index, record.index + 1};
+    record.encoding = FromProto(tokens.encoding());
+    record.dimensions = tokens.dimensions();
+    if (i < static_cast<size_t>(tokens.scales_size())) {
+      record.scale = tokens.scales(static_cast<int>(i));
+    }
+    if (i < static_cast<size_t>(tokens.bytes_size())) {
+      record.bytes = FromProto(tokens.bytes(static_cast<int>(i)));
+    }
+    record.data = tokens.data().substr(i * stride, stride);
+    RETURN_IF_ERROR(sink.OnVector(record));
+  }
+  return absl::OkStatus();
+}
+
+void OnProgress(const v1::Progress& in, EmbedSink& sink) {
+  EmbedProgress out;
+  out.tokens = in.tokens_received();
+  out.seconds_left = in.expected_seconds_left();
+  out.fraction = -1;
+  switch (in.stage()) {
+    case v1::Progress::STAGE_QUEUED:
+      out.stage = "waiting";
+      break;
+    case v1::Progress::STAGE_ENCODING:
+      out.stage = "encoding";
+      out.fraction = in.fraction_encoded();
+      break;
+    default:
+      out.stage = "sending";
+  }
+  sink.OnProgress(out);
+}
+
+absl::Status OnResult(v1::EmbedDocumentResult* result, EmbedSink& sink, EmbedSummary* summary) {
+  summary->model = result->model();
+  summary->model_revision = result->model_revision();
+  summary->num_passages = result->passage_count();
+  summary->stats = result->stats();
+  VectorRecord record;
+  record.tokens = {0, result->stats().encoded_tokens()};
+  record.bytes = FromProto(result->stats().encoded_bytes());
+  SetVector(result->mutable_vector(), &record);
+  return sink.OnVector(record);
+}
+
+class RemoteEmbedder final : public Embedder {
+ public:
+  RemoteEmbedder(ServerConnection connection, std::string model)
+      : connection_(std::move(connection)), model_(std::move(model)) {}
+
+  absl::StatusOr<EmbedSummary> Embed(const EmbedOptions& options, DocumentInput& document,
+                                     EmbedSink& sink) override;
+  absl::StatusOr<v1::EstimateDocumentResponse> Plan(int64_t tokens, int64_t num_passages,
+                                                    bool token_vectors,
+                                                    const AttentionPolicy& attention) override;
+
+ private:
+  const ServerConnection connection_;
+  const std::string model_;
+};
+
+absl::StatusOr<EmbedSummary> RemoteEmbedder::Embed(const EmbedOptions& options,
+                                                   DocumentInput& document, EmbedSink& sink) {
+  v1::EmbedDocumentRequest header;
+  RETURN_IF_ERROR(FillHeader(options, document, model_, header.mutable_header()));
+  grpc::ClientContext context;
+  connection_.Prepare(&context);
+  const auto stub = v1::EmbeddingService::NewStub(connection_.channel());
+  const std::unique_ptr<Stream> stream = stub->EmbedDocument(&context);
+
+  absl::Status sent;
+  std::thread sender([&] {
+    if (!stream->Write(header)) return;
+    sent = SendContent(document, *stream);
+    if (sent.ok()) {
+      stream->WritesDone();
+    } else {
+      context.TryCancel();  // the source failed: the document must not look complete
+    }
+  });
+  EmbedSummary summary;
+  absl::Status received;
+  v1::EmbedDocumentResponse response;
+  while (received.ok() && stream->Read(&response)) {
+    if (response.has_progress()) OnProgress(response.progress(), sink);
+    if (response.has_passages()) received = OnPassages(response.mutable_passages(), sink);
+    if (response.has_tokens()) received = OnTokens(response.tokens(), sink);
+    if (response.has_result()) received = OnResult(response.mutable_result(), sink, &summary);
+  }
+  if (!received.ok()) context.TryCancel();
+  // The server is done with us, whatever is left of the document.
+  if (document.source != nullptr) document.source->Interrupt();
+  sender.join();
+  const grpc::Status status = stream->Finish();
+  if (!sent.ok() && !absl::IsCancelled(sent)) return sent;
+  RETURN_IF_ERROR(received);
+  RETURN_IF_ERROR(connection_.ToStatus(status, context));
+  return summary;
+}
+
+absl::StatusOr<v1::EstimateDocumentResponse> RemoteEmbedder::Plan(
+    int64_t tokens, int64_t num_passages, bool token_vectors, const AttentionPolicy& attention) {
+  v1::EstimateDocumentRequest request;
+  request.set_model(model_);
+  request.set_tokens(tokens);
+  request.set_passage_count(num_passages);
+  request.set_token_vectors(token_vectors);
+  RETURN_IF_ERROR(SetAttention(attention, request.mutable_attention()));
+  grpc::ClientContext context;
+  connection_.Prepare(&context);
+  v1::EstimateDocumentResponse response;
+  const auto stub = v1::ModelService::NewStub(connection_.channel());
+  const grpc::Status status = stub->EstimateDocument(&context, request, &response);
+  RETURN_IF_ERROR(connection_.ToStatus(status, context));
+  return response;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Embedder>> NewRemoteEmbedder(const RemoteOptions& options) {
+  ASSIGN_OR_RETURN(ServerConnection connection, ServerConnection::Create(options));
+  return std::make_unique<RemoteEmbedder>(std::move(connection), options.model);
+}
+
+}  // namespace longdoc::tools
