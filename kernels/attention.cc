@@ -1,0 +1,107 @@
+#include "kernels/attention.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "kernels/cpu/layout.h"
+
+namespace longdoc::kernels {
+namespace {
+
+constexpr int64_t kMaxTokens = int64_t{1} << 40;
+constexpr int32_t kMaxHeads = 1 << 16;
+constexpr float kMaxSlope = 1e6f;
+
+// exp() gives exactly 0 below -87.3; 0.1 covers the rounding of the bias.
+constexpr double kExactSpread = 87.4;
+
+const char* CheckMask(const AttentionProblem& p) {
+  const AttentionMask& mask = p.mask;
+  if (mask.num_global < 0) return "mask.num_global must not be negative";
+  if (mask.block_row_offsets == nullptr) return "";
+  if (mask.window_radius >= 0) return "a block list cannot be combined with a window";
+  if (mask.block_tokens <= 0 || mask.block_tokens % kKeyBlock != 0) {
+    return "mask.block_tokens must be a positive multiple of 64";
+  }
+  int64_t row = 0;
+  for (int64_t s = 0; s < p.num_sequences; ++s) {
+    const int64_t blocks = CeilDiv(p.cu_seqlens[s + 1] - p.cu_seqlens[s], mask.block_tokens);
+    for (int64_t r = 0; r < blocks; ++r, ++row) {
+      const int64_t begin = mask.block_row_offsets[row], end = mask.block_row_offsets[row + 1];
+      if (begin < 0 || end < begin) return "mask.block_row_offsets must ascend from 0";
+      if (end > begin && mask.block_columns == nullptr) return "mask.block_columns is null";
+      int64_t last = -1;
+      for (int64_t e = begin; e < end; ++e) {
+        const int64_t column = mask.block_columns[e];
+        if (column <= last) return "mask.block_columns must ascend within a row";
+        if (column >= blocks) return "mask.block_columns names a block beyond the sequence";
+        last = column;
+      }
+    }
+  }
+  return "";
+}
+
+}  // namespace
+
+const char* CheckAttentionProblem(const AttentionProblem& p) {
+  if (p.num_sequences < 0) return "num_sequences must not be negative";
+  if (p.cu_seqlens == nullptr) return "cu_seqlens is null";
+  if (p.cu_seqlens[0] != 0) return "cu_seqlens must start at 0";
+  for (int64_t s = 0; s < p.num_sequences; ++s) {
+    if (p.cu_seqlens[s + 1] < p.cu_seqlens[s]) return "cu_seqlens must ascend";
+  }
+  if (p.cu_seqlens[p.num_sequences] > kMaxTokens) return "more than 2^40 tokens";
+  if (p.num_heads <= 0 || p.num_heads > kMaxHeads) return "num_heads must be in [1, 65536]";
+  if (p.num_kv_heads <= 0 || p.num_heads % p.num_kv_heads != 0) {
+    return "num_kv_heads must divide num_heads";
+  }
+  if (p.head_dim <= 0 || p.head_dim > 256 || p.head_dim % 16 != 0) {
+    return "head_dim must be a multiple of 16 in [16, 256]";
+  }
+  if (!std::isfinite(p.scale)) return "scale must be finite";
+  if (p.slopes == nullptr) return "slopes is null";
+  for (int32_t h = 0; h < p.num_heads; ++h) {
+    if (!(p.slopes[h] >= 0 && p.slopes[h] <= kMaxSlope)) return "slopes must be in [0, 1e6]";
+  }
+  if (p.storage != DType::kF32 && p.storage != DType::kBF16) return "storage must be f32 or bf16";
+  if (p.skip == SkipMode::kTolerance && !(p.epsilon > 0 && p.epsilon < 1)) {
+    return "epsilon must be in (0, 1)";
+  }
+  if (p.cu_seqlens[p.num_sequences] > 0 &&
+      (p.q == nullptr || p.kv == nullptr || p.bounds == nullptr)) {
+    return "q, kv or bounds is null";
+  }
+  return CheckMask(p);
+}
+
+int64_t AttentionKvBytesUpperBound(int64_t tokens, int64_t sequences, int32_t num_kv_heads,
+                                   int32_t head_dim, DType storage) {
+  return SlotCount(tokens, sequences) * num_kv_heads * BlockElements(head_dim) *
+         static_cast<int64_t>(SizeOf(storage));
+}
+
+int64_t AttentionKvBytes(const AttentionProblem& p) {
+  return AttentionKvBytesUpperBound(p.cu_seqlens[p.num_sequences], p.num_sequences, p.num_kv_heads,
+                                    p.head_dim, p.storage);
+}
+
+int64_t AttentionBoundsBytes(const AttentionProblem& p) {
+  const int64_t floats_per_sequence = kBoundHeader + p.head_dim;
+  const int64_t slots = SlotCount(p.cu_seqlens[p.num_sequences], p.num_sequences);
+  return (p.num_sequences * floats_per_sequence + 2 * slots) * p.num_kv_heads *
+         static_cast<int64_t>(sizeof(float));
+}
+
+int64_t SkipDistance(SkipMode mode, float slope, float b, float epsilon) {
+  constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
+  if (mode == SkipMode::kDense || !(slope > 0) || !std::isfinite(b) || b < 0) return kNever;
+  double spread = kExactSpread;
+  // Beyond the exact distance nothing is lost at all, so a tiny epsilon never asks for more.
+  if (mode == SkipMode::kTolerance) spread = std::min(spread, std::log(2.0 / epsilon));
+  const double distance = std::ceil((2.0 * b + spread) / slope);
+  return distance < 9e18 ? static_cast<int64_t>(distance) : kNever;
+}
+
+}  // namespace longdoc::kernels

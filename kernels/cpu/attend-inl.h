@@ -1,0 +1,301 @@
+// Attend: a block of 128 query rows against its key blocks, from the diagonal outward. How the
+// tiles are chosen is in range-inl.h, the proofs in docs/attention.md.
+//
+// Scores of a strip of kRows query rows live in tile-relative units: with r the row within the
+// strip and i0 its first position, a tile entirely to the left has bias −m(i0+r−j) = −m(i0−j) −
+// m·r. The first part is one value per column, added with the scale in one FMA; the second is
+// constant per row and enters only the running maximum. Tiles to the right are symmetric; tiles
+// that overlap the strip's diagonal take the absolute value per element.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cpu/range-inl.h"
+#include "kernels/cpu/storage-inl.h"
+
+namespace longdoc::kernels {
+namespace {  // NOLINT: internal linkage, see layout.h
+
+constexpr float kNoScore = -3.40282347e38f;  // running maximum of a row that has seen no key
+
+// Everything about one strip of rows against one tile.
+struct Strip {
+  int64_t first_row;  // position of its first row in the sequence
+  int64_t first_key;  // position of the tile's first key
+  int rows;           // <= kRows
+  int columns;        // keys of the tile inside the sequence
+  float slope, scale;
+  float row_step;  // −slope (left), +slope (right), 0 (diagonal): true = tile units + step·r
+  float allowed_begin[8];  // masked tiles: per row the allowed columns [begin, end) and [0, prefix)
+  float allowed_end[8];
+  float allowed_prefix[8];
+};
+
+// Adds scale and bias to the raw dot products in s [rows][64] and finds the maximum of every row.
+template <class S, bool kDiagonal, bool kMasked>
+void ScoreStrip(const Strip& strip, float* s, float* top) {
+  using Vec = typename S::Vec;
+  constexpr int kTileVecs = kKeyBlock / S::kLanes;
+  const int vecs = (strip.columns + S::kLanes - 1) / S::kLanes;
+  const Vec scale = S::Set1(strip.scale), slope = S::Set1(strip.slope);
+  const Vec minus_infinity = S::Set1(-__builtin_inff());
+  // Key position minus row position of the strip's first row, at column 0. Exact up to 2^24.
+  const float offset = static_cast<float>(strip.first_key - strip.first_row);
+  Vec bias[kTileVecs];
+  for (int v = 0; v < vecs; ++v) {
+    const Vec column = S::Add(S::Iota(), S::Set1(offset + static_cast<float>(v * S::kLanes)));
+    bias[v] = kDiagonal ? column : S::Fnma(slope, S::Abs(column), S::Set1(0.0f));
+  }
+  for (int r = 0; r < strip.rows; ++r) {
+    float* row = s + r * kKeyBlock;
+    const Vec row_number = S::Set1(static_cast<float>(r));
+    Vec best = minus_infinity;
+    for (int v = 0; v < vecs; ++v) {
+      Vec t = S::Load(row + v * S::kLanes);
+      if constexpr (kDiagonal) {
+        t = S::Fnma(slope, S::Abs(S::Sub(bias[v], row_number)), S::Mul(t, scale));
+      } else {
+        t = S::Fma(t, scale, bias[v]);
+      }
+      if constexpr (kMasked) {
+        const Vec column = S::Add(S::Iota(), S::Set1(static_cast<float>(v * S::kLanes)));
+        const typename S::Mask inside = S::And(S::Ge(column, S::Set1(strip.allowed_begin[r])),
+                                               S::Lt(column, S::Set1(strip.allowed_end[r])));
+        const typename S::Mask prefix = S::Lt(column, S::Set1(strip.allowed_prefix[r]));
+        t = S::Select(S::Or(inside, prefix), t, minus_infinity);
+      }
+      S::Store(row + v * S::kLanes, t);
+      best = S::Max(t, best);
+    }
+    top[r] = S::MaxOf(best);
+  }
+}
+
+// Updates the running maxima; returns whether any moved, with the factors for the old sums in
+// `factor` and the maxima in tile units in `top`.
+template <class S>
+inline bool MoveMaxima(const Strip& strip, float* top, float* row_max, float* factor) {
+  bool moved = false;
+  for (int r = 0; r < strip.rows; ++r) {
+    const float shift = strip.row_step * static_cast<float>(r);
+    const float before = row_max[r] - shift;
+    const bool higher = top[r] > before;  // false for NaN, which then reaches the weights
+    factor[r] = higher ? before - top[r] : 0.0f;
+    if (higher) {
+      row_max[r] = top[r] + shift;
+      moved = true;
+    } else {
+      top[r] = before;
+    }
+  }
+  if (moved) {
+    for (int r = strip.rows; r < 16; ++r) factor[r] = 0;
+    for (int r = 0; r < strip.rows; r += S::kLanes) {
+      S::Store(factor + r, Exp<S>(S::Load(factor + r)));
+    }
+  }
+  return moved;
+}
+
+// Turns scores into weights, in the operand type of the second product, and adds them up.
+template <class Dot>
+inline void WeightStrip(const Strip& strip, const float* s, const float* top,
+                        typename Dot::Elem* weights, float* row_sum) {
+  using S = typename Dot::Simd;
+  using Vec = typename S::Vec;
+  const int vecs = (strip.columns + S::kLanes - 1) / S::kLanes;
+  for (int r = 0; r < strip.rows; ++r) {
+    const Vec max = S::Set1(top[r]);
+    Vec sum = S::Set1(0.0f);
+    for (int v = 0; v < vecs; ++v) {
+      const int64_t at = r * kKeyBlock + v * S::kLanes;
+      const Vec p = Exp<S>(S::Sub(S::Load(s + at), max));
+      Dot::StoreP(weights + at, p);
+      sum = S::Add(sum, p);
+    }
+    row_sum[r] += S::SumOf(sum);
+  }
+}
+
+// Scratch of one Attend call; every part starts at a multiple of 64 bytes.
+template <class St>
+struct Scratch {
+  typename St::Dot::Elem* q;        // [128][D]
+  float* o;                         // [128][D], not normalised
+  float* panels;                    // widened K and V panel (bf16 storage without native products)
+  float* s;                         // [kRows][64]
+  typename St::Dot::Elem* weights;  // [kRows][64]; shares memory with s for fp32
+  RowState rows;
+
+  static int64_t Bytes(int64_t dim) {
+    return static_cast<int64_t>(sizeof(float)) *
+           (4 * kQueryBlock * dim + 2 * 8 * kKeyBlock + RowState::kArrays * kQueryBlock);
+  }
+  Scratch(void* memory, int64_t dim) {
+    float* at = static_cast<float*>(memory);
+    q = reinterpret_cast<typename St::Dot::Elem*>(at);
+    at += kQueryBlock * dim;
+    o = at;
+    at += kQueryBlock * dim;
+    panels = at;
+    at += 2 * kQueryBlock * dim;
+    s = at;
+    at += 8 * kKeyBlock;
+    weights = sizeof(typename St::Dot::Elem) == sizeof(float)
+                  ? reinterpret_cast<typename St::Dot::Elem*>(s)
+                  : reinterpret_cast<typename St::Dot::Elem*>(at);
+    at += 8 * kKeyBlock;
+    rows.max = at;
+    rows.sum = at + kQueryBlock;
+    rows.norm = at + 2 * kQueryBlock;
+    rows.centre_dot = at + 3 * kQueryBlock;
+  }
+};
+
+// One strip against one tile whose panels are in operand type.
+template <class St>
+void VisitStrip(const TileRange& range, const Scratch<St>& scratch, int first, int rows,
+                int64_t tile, const typename St::Dot::Elem* keys,
+                const typename St::Dot::Elem* values) {
+  using Dot = typename St::Dot;
+  using S = typename St::Simd;
+  const int64_t dim = range.head_dim;
+  Strip strip;
+  strip.rows = rows;
+  strip.first_row = range.first_row + first;
+  strip.first_key = tile * kKeyBlock;
+  strip.slope = range.slope;
+  strip.scale = range.scale;
+  const int64_t keys_left = range.tokens - strip.first_key;
+  strip.columns = static_cast<int>(keys_left < kKeyBlock ? keys_left : kKeyBlock);
+  const bool masked = !IsFull(range, strip.first_row, rows, tile);
+  if (masked && !AllowedColumns(range, strip.first_row, rows, tile, strip.allowed_begin,
+                                strip.allowed_end, strip.allowed_prefix)) {
+    return;
+  }
+  const bool left = strip.first_key + kKeyBlock - 1 <= strip.first_row;
+  const bool right = strip.first_key >= strip.first_row + rows - 1;
+  strip.row_step = left ? -range.slope : right ? range.slope : 0.0f;
+
+  const int64_t width = kChunk<S>;
+  const int64_t columns = (strip.columns + width - 1) / width * width;
+  MultiplyPanel<Dot, false>(rows, dim, dim, columns, scratch.q + first * dim, dim, keys, scratch.s,
+                            kKeyBlock);
+  float top[8], factor[16];
+  if (left || right) {
+    masked ? ScoreStrip<S, false, true>(strip, scratch.s, top)
+           : ScoreStrip<S, false, false>(strip, scratch.s, top);
+  } else {
+    masked ? ScoreStrip<S, true, true>(strip, scratch.s, top)
+           : ScoreStrip<S, true, false>(strip, scratch.s, top);
+  }
+  float* o = scratch.o + first * dim;
+  if (MoveMaxima<S>(strip, top, scratch.rows.max + first, factor)) {
+    for (int r = 0; r < rows; ++r) {
+      scratch.rows.sum[first + r] *= factor[r];
+      const typename S::Vec by = S::Set1(factor[r]);
+      for (int64_t d = 0; d < dim; d += S::kLanes) {
+        S::Store(o + r * dim + d, S::Mul(S::Load(o + r * dim + d), by));
+      }
+    }
+  }
+  WeightStrip<Dot>(strip, scratch.s, top, scratch.weights, scratch.rows.sum + first);
+  MultiplyPanel<Dot, true>(rows, strip.columns, kKeyBlock, dim, scratch.weights, kKeyBlock, values,
+                           o, dim);
+}
+
+template <class St>
+void VisitTile(const TileRange& range, const Scratch<St>& scratch, const typename St::Elem* kv,
+               int64_t tile) {
+  using S = typename St::Simd;
+  const int64_t dim = range.head_dim;
+  const typename St::Elem* block = kv + tile * BlockElements(dim);
+  const typename St::Dot::Elem* keys;
+  if constexpr (St::kWiden) {
+    for (int64_t e = 0; e < BlockElements(dim); e += S::kLanes) {
+      S::Store(scratch.panels + e, St::Load(block + e));
+    }
+    keys = scratch.panels;
+  } else {
+    keys = block;
+  }
+  for (int first = 0; first < range.rows; first += S::kRows) {
+    const int left = range.rows - first;
+    VisitStrip<St>(range, scratch, first, left < S::kRows ? left : S::kRows, tile, keys,
+                   keys + kKeyBlock * dim);
+  }
+}
+
+// Copies the block's queries into scratch and clears its state; with `centre`, also the norms.
+template <class St>
+void LoadQueries(const typename St::Elem* q, int64_t stride, const float* centre,
+                 const TileRange& range, const Scratch<St>& scratch) {
+  using S = typename St::Simd;
+  using Vec = typename S::Vec;
+  const int64_t dim = range.head_dim;
+  const float scale = __builtin_fabsf(range.scale);
+  const float inflate = 1.0f + static_cast<float>(dim) * 0x1p-22f;
+  for (int r = 0; r < kQueryBlock; ++r) {
+    // Rows beyond the block satisfy every stopping rule.
+    scratch.rows.max[r] = r < range.rows ? kNoScore : -kNoScore;
+    scratch.rows.sum[r] = r < range.rows ? 0.0f : 1.0f;
+    scratch.rows.norm[r] = scratch.rows.centre_dot[r] = 0;
+    if (r >= range.rows) continue;
+    Vec square = S::Set1(0.0f), dot = S::Set1(0.0f);
+    for (int64_t d = 0; d < dim; d += S::kLanes) {
+      const Vec x = St::Load(q + r * stride + d);
+      St::StoreQuery(scratch.q + r * dim + d, x);
+      S::Store(scratch.o + r * dim + d, S::Set1(0.0f));
+      if (centre == nullptr) continue;
+      square = S::Fma(x, x, square);
+      dot = S::Fma(x, S::Load(centre + d), dot);
+    }
+    scratch.rows.norm[r] = __builtin_sqrtf(S::SumOf(square)) * inflate * scale;
+    scratch.rows.centre_dot[r] = S::SumOf(dot) * range.scale;
+  }
+}
+
+template <class St>
+void StoreOutputs(const TileRange& range, const Scratch<St>& scratch, int64_t stride,
+                  typename St::Elem* out) {
+  using S = typename St::Simd;
+  for (int r = 0; r < range.rows; ++r) {
+    const float sum = scratch.rows.sum[r];
+    const typename S::Vec inverse = S::Set1(sum == 0.0f ? 0.0f : 1.0f / sum);
+    for (int64_t d = 0; d < range.head_dim; d += S::kLanes) {
+      // Adding 0 turns −0 into +0: whether a tile of zero weights was visited must not show.
+      St::Store(out + r * stride + d,
+                S::Fma(S::Load(scratch.o + r * range.head_dim + d), inverse, S::Set1(0.0f)));
+    }
+  }
+}
+
+template <class St>
+void AttendImpl(const AttentionProblem& p, const AttentionUnit& unit, void* memory,
+                AttentionStats* stats) {
+  const Scratch<St> scratch(memory, p.head_dim);
+  const int64_t begin = p.cu_seqlens[unit.sequence];
+  const int64_t stride = static_cast<int64_t>(p.num_heads) * p.head_dim;
+  for (int32_t head = unit.head_begin; head < unit.head_end; ++head) {
+    const int32_t kv_head =
+        static_cast<int32_t>(static_cast<int64_t>(head) * p.num_kv_heads / p.num_heads);
+    const auto* kv =
+        static_cast<const typename St::Elem*>(p.kv) + KvBlockOffset(p, unit.sequence, kv_head, 0);
+    for (int64_t i = unit.query_begin; i < unit.query_end; i += kQueryBlock) {
+      TileRange range = MakeRange(p, unit.sequence, head, kv_head, i, unit.query_end);
+      typename St::Elem* rows =
+          static_cast<typename St::Elem*>(p.q) + (begin + i) * stride + head * p.head_dim;
+      LoadQueries<St>(rows, stride, range.centre, range, scratch);
+      LimitByNorms<typename St::Simd>(p, scratch.rows, &range, stats);
+      ForEachTile<typename St::Simd>(range, scratch.rows, [&](int64_t tile) {
+        VisitTile<St>(range, scratch, kv, tile);
+        ++stats->tiles_computed;
+      });
+      stats->tiles_dense += range.dense_tiles;
+      StoreOutputs<St>(range, scratch, stride, rows);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace longdoc::kernels

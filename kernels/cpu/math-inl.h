@@ -1,0 +1,174 @@
+// exp, the normal distribution and the micro-kernel: templates over a Simd struct
+// (simd_portable.h).
+#pragma once
+
+#include <cstdint>
+
+namespace longdoc::kernels {
+namespace {  // NOLINT: internal linkage, see layout.h
+
+// Below this argument Exp() is exactly 0; e^-87.3 is still a normal float.
+constexpr float kExpCutoff = -87.3f;
+
+// e^(x + low) for x <= 88 and a tiny `low`: relative error below 1.5e-7, exactly 1 at 0, exactly 0
+// for x < kExpCutoff, NaN for NaN.
+//   e^x = 2^n · (1 + r + r²·q(r)),  n = round(x / ln 2),  |r| <= ln 2 / 2
+// n stands in the low bits of x / ln 2 + 1.5·2^23; q interpolates (e^r − 1 − r) / r² at Chebyshev
+// points (error 1.1e-8).
+template <class S>
+inline typename S::Vec Exp(typename S::Vec x, typename S::Vec low) {
+  using Vec = typename S::Vec;
+  const Vec magic = S::Set1(12582912.0f);
+  const Vec shifted = S::Fma(x, S::Set1(1.44269504088896341f), magic);
+  const Vec n = S::Sub(shifted, magic);
+  Vec r = S::Fnma(n, S::Set1(0.693145751953125f), x);   // upper bits of ln 2: the product is exact
+  r = S::Fnma(n, S::Set1(1.42860682030941723e-6f), r);  // the rest of ln 2
+  r = S::Add(r, low);
+  Vec q = S::Set1(0.0013926926613891033f);
+  q = S::Fma(q, r, S::Set1(0.008363773874405574f));
+  q = S::Fma(q, r, S::Set1(0.04166655011030713f));
+  q = S::Fma(q, r, S::Set1(0.16666573381900845f));
+  q = S::Fma(q, r, S::Set1(0.5f));
+  const Vec p = S::Add(S::Fma(S::Mul(r, r), q, r), S::Set1(1.0f));
+  return S::ZeroWhere(S::Lt(x, S::Set1(kExpCutoff)), S::ScaleByLowBits(p, shifted));
+}
+
+template <class S>
+inline typename S::Vec Exp(typename S::Vec x) {
+  return Exp<S>(x, S::Set1(0.0f));
+}
+
+// x · Phi(x), Phi the standard normal distribution function: the exact (erf) GELU.
+//   Phi(−a) = e^(−a²/2) · t·g(t),  t = 1 / (1 + a/4),  a >= 0
+// g interpolates at Chebyshev points for a <= 13.5 (error 1.2e-8); beyond, e^(−a²/2) is 0 here. The
+// rounding error of a² goes into the exponential, where it would otherwise be multiplied by a².
+template <class S>
+inline typename S::Vec Gelu(typename S::Vec x) {
+  using Vec = typename S::Vec;
+  const Vec one = S::Set1(1.0f), half = S::Set1(-0.5f);
+  const Vec limit = S::Set1(14.0f);
+  const Vec abs = S::Abs(x);
+  const Vec a = S::Select(S::Lt(limit, abs), limit, abs);  // keeps a² finite; NaN stays
+  const Vec square = S::Mul(a, a);
+  const Vec square_low = S::Residual(a, a, square);
+  const Vec t = S::Div(one, S::Fma(a, S::Set1(0.25f), one));
+  Vec g = S::Set1(0.014993632295230113f);
+  g = S::Fma(g, t, S::Set1(-0.05412951097752604f));
+  g = S::Fma(g, t, S::Set1(0.031143044278319983f));
+  g = S::Fma(g, t, S::Set1(0.056012694345806885f));
+  g = S::Fma(g, t, S::Set1(-0.010455066170036179f));
+  g = S::Fma(g, t, S::Set1(0.09924572366427603f));
+  g = S::Fma(g, t, S::Set1(0.06758126567566454f));
+  g = S::Fma(g, t, S::Set1(0.0964802240357132f));
+  g = S::Fma(g, t, S::Set1(0.09937381225057099f));
+  g = S::Fma(g, t, S::Set1(0.09975418283294155f));
+  const Vec e = Exp<S>(S::Mul(square, half), S::Mul(square_low, half));
+  const Vec left = S::Mul(S::Mul(t, g), e);  // Phi(−a)
+  return S::Mul(x, S::Select(S::Lt(x, S::Set1(0.0f)), left, S::Sub(one, left)));
+}
+
+// How a micro-kernel multiplies. `Elem` is the type of the operands in memory; a panel row holds
+// kStep consecutive values of the inner dimension for every column, side by side.
+template <class S>
+struct F32Dot {
+  using Simd = S;
+  using Elem = float;
+  using Operand = typename S::Vec;
+  static constexpr int kStep = 1;
+  static Operand LoadB(const Elem* p) { return S::Load(p); }
+  static Operand BroadcastA(const Elem* p) { return S::Set1(*p); }
+  static typename S::Vec MulAdd(Operand a, Operand b, typename S::Vec c) { return S::Fma(a, b, c); }
+  static void StoreP(Elem* p, typename S::Vec v) { S::Store(p, v); }
+};
+
+#define LONGDOC_UNROLL _Pragma("GCC unroll 8")
+
+// c[r, 0..NV·lanes) (+)= sum over k of a[r, k] · b[k, ·],  r < R, `steps` = inner dimension /
+// kStep. a: R rows, stride lda.  b: a panel, contiguous, rows of NV·lanes·kStep elements.  c:
+// stride ldc. The accumulators stay in registers; nothing else may live there (never inlined).
+template <class Dot, int R, int NV, bool kAccumulate>
+[[gnu::noinline]] void MicroKernel(int64_t steps, const typename Dot::Elem* a, int64_t lda,
+                                   const typename Dot::Elem* b, float* c, int64_t ldc) {
+  using S = typename Dot::Simd;
+  constexpr int kLanes = S::kLanes;
+  typename S::Vec acc[R][NV];
+  LONGDOC_UNROLL
+  for (int r = 0; r < R; ++r) {
+    LONGDOC_UNROLL
+    for (int v = 0; v < NV; ++v) acc[r][v] = S::Set1(0.0f);
+  }
+  for (int64_t k = 0; k < steps; ++k) {
+    typename Dot::Operand panel[NV];
+    LONGDOC_UNROLL
+    for (int v = 0; v < NV; ++v) panel[v] = Dot::LoadB(b + v * kLanes * Dot::kStep);
+    LONGDOC_UNROLL
+    for (int r = 0; r < R; ++r) {
+      const typename Dot::Operand x = Dot::BroadcastA(a + r * lda);
+      LONGDOC_UNROLL
+      for (int v = 0; v < NV; ++v) acc[r][v] = Dot::MulAdd(x, panel[v], acc[r][v]);
+    }
+    a += Dot::kStep;
+    b += NV * kLanes * Dot::kStep;
+  }
+  LONGDOC_UNROLL
+  for (int r = 0; r < R; ++r) {
+    LONGDOC_UNROLL
+    for (int v = 0; v < NV; ++v) {
+      float* to = c + r * ldc + v * kLanes;
+      S::Store(to, kAccumulate ? S::Add(S::Load(to), acc[r][v]) : acc[r][v]);
+    }
+  }
+}
+
+template <class Dot, int NV, bool kAccumulate>
+inline void MicroRows(int rows, int64_t steps, const typename Dot::Elem* a, int64_t lda,
+                      const typename Dot::Elem* b, float* c, int64_t ldc) {
+  static_assert(Dot::Simd::kRows == 6, "one case per row count");
+  switch (rows) {
+    case 1:
+      return MicroKernel<Dot, 1, NV, kAccumulate>(steps, a, lda, b, c, ldc);
+    case 2:
+      return MicroKernel<Dot, 2, NV, kAccumulate>(steps, a, lda, b, c, ldc);
+    case 3:
+      return MicroKernel<Dot, 3, NV, kAccumulate>(steps, a, lda, b, c, ldc);
+    case 4:
+      return MicroKernel<Dot, 4, NV, kAccumulate>(steps, a, lda, b, c, ldc);
+    case 5:
+      return MicroKernel<Dot, 5, NV, kAccumulate>(steps, a, lda, b, c, ldc);
+    default:
+      return MicroKernel<Dot, 6, NV, kAccumulate>(steps, a, lda, b, c, ldc);
+  }
+}
+
+// c[rows, columns) (+)= a[rows, inner) · panel, the panel cut into chunks of kVecs vectors: chunk i
+// starts at element i · kVecs · lanes · panel_inner and is contiguous; the last may be narrower.
+// `inner` <= panel_inner is how much of the inner dimension counts.
+template <class Dot, bool kAccumulate>
+inline void MultiplyPanel(int rows, int64_t inner, int64_t panel_inner, int64_t columns,
+                          const typename Dot::Elem* a, int64_t lda, const typename Dot::Elem* panel,
+                          float* c, int64_t ldc) {
+  using S = typename Dot::Simd;
+  constexpr int64_t kChunk = S::kVecs * S::kLanes;
+  const int64_t steps = (inner + Dot::kStep - 1) / Dot::kStep;
+  int64_t column = 0;
+  for (; column + kChunk <= columns; column += kChunk) {
+    MicroRows<Dot, S::kVecs, kAccumulate>(rows, steps, a, lda, panel + column * panel_inner,
+                                          c + column, ldc);
+  }
+  if constexpr (S::kVecs > 2) {  // narrower chunks only exist where a chunk exceeds 16 columns
+    const typename Dot::Elem* rest = panel + column * panel_inner;
+    switch ((columns - column) / S::kLanes) {
+      case 3:
+        return MicroRows<Dot, 3, kAccumulate>(rows, steps, a, lda, rest, c + column, ldc);
+      case 2:
+        return MicroRows<Dot, 2, kAccumulate>(rows, steps, a, lda, rest, c + column, ldc);
+      case 1:
+        return MicroRows<Dot, 1, kAccumulate>(rows, steps, a, lda, rest, c + column, ldc);
+      default:
+        break;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace longdoc::kernels

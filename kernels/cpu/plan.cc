@@ -1,0 +1,63 @@
+#include <algorithm>
+#include <tuple>
+
+#include "kernels/cpu/layout.h"
+#include "kernels/cpu/tables.h"
+
+namespace longdoc::kernels {
+namespace {
+
+// The bound that the prediction assumes: queries are not looked at before Attend.
+constexpr float kTypicalBound = 20.0f;
+
+// Predicted tiles of rows [begin, end) of a sequence of `tokens`, for one head whose tiles reach
+// `reach` tokens to each side.
+double PredictTiles(const AttentionProblem& p, int64_t tokens, int64_t begin, int64_t end,
+                    int64_t reach) {
+  double tiles = 0;
+  const bool windowed = p.mask.window_radius >= 0;
+  for (int64_t i = begin; i < end; i += kQueryBlock) {
+    const int64_t last = std::min(end, i + kQueryBlock) - 1;
+    int64_t side = reach;
+    if (windowed && i >= p.mask.num_global) side = std::min(side, p.mask.window_radius);
+    const int64_t low = i > side ? i - side : 0;
+    const int64_t limit = p.mask.causal ? last : tokens - 1;
+    const int64_t high = side < limit - last ? last + side : std::max(limit, last);
+    tiles += static_cast<double>(high / kKeyBlock - low / kKeyBlock + 1);
+    if (windowed)
+      tiles += static_cast<double>(CeilDiv(std::min(low, p.mask.num_global), kKeyBlock));
+  }
+  return tiles;
+}
+
+}  // namespace
+
+std::vector<AttentionUnit> PlanUnits(const AttentionProblem& p, int64_t rows_per_unit) {
+  std::vector<AttentionUnit> units;
+  const int64_t rows = RoundUp(std::max<int64_t>(rows_per_unit, 1), kQueryBlock);
+  for (int64_t s = 0; s < p.num_sequences; ++s) {
+    const int64_t tokens = p.cu_seqlens[s + 1] - p.cu_seqlens[s];
+    if (tokens == 0) continue;
+    const bool is_short = tokens <= kShortSequence;
+    const int32_t heads = is_short ? p.num_heads : 1;
+    for (int32_t h = 0; h < p.num_heads; h += heads) {
+      const int64_t reach =
+          is_short ? tokens : SkipDistance(p.skip, p.slopes[h], kTypicalBound, p.epsilon);
+      for (int64_t i = 0; i < tokens; i += is_short ? tokens : rows) {
+        AttentionUnit unit;
+        unit.sequence = s;
+        unit.query_begin = i;
+        unit.query_end = is_short ? tokens : std::min(tokens, i + rows);
+        unit.head_begin = h;
+        unit.head_end = h + heads;
+        unit.cost = heads * PredictTiles(p, tokens, i, unit.query_end, reach);
+        units.push_back(unit);
+      }
+    }
+  }
+  std::stable_sort(units.begin(), units.end(),
+                   [](const AttentionUnit& a, const AttentionUnit& b) { return a.cost > b.cost; });
+  return units;
+}
+
+}  // namespace longdoc::kernels

@@ -1,0 +1,56 @@
+// The table of one instruction set. `Bf16` is the storage policy for bf16 problems.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cpu/attend-inl.h"
+#include "kernels/cpu/small_ops-inl.h"
+#include "kernels/cpu/tables.h"
+#include "kernels/cpu_kernels.h"
+
+namespace longdoc::kernels {
+namespace {  // NOLINT: internal linkage, see layout.h
+
+template <class S, class Bf16>
+struct AttentionEntry {
+  static void StoreQkv(const AttentionProblem& p, int64_t token_begin, int64_t rows,
+                       const float* qkv, int64_t qkv_stride) {
+    p.storage == DType::kF32 ? StoreQkvImpl<F32Storage<S>>(p, token_begin, rows, qkv, qkv_stride)
+                             : StoreQkvImpl<Bf16>(p, token_begin, rows, qkv, qkv_stride);
+  }
+  static void Bound(const AttentionProblem& p, int64_t sequence, int32_t kv_head) {
+    p.storage == DType::kF32 ? BoundImpl<F32Storage<S>>(p, sequence, kv_head)
+                             : BoundImpl<Bf16>(p, sequence, kv_head);
+  }
+  static int64_t ScratchBytes(const AttentionProblem& p) {
+    return Scratch<F32Storage<S>>::Bytes(p.head_dim);
+  }
+  static void Attend(const AttentionProblem& p, const AttentionUnit& unit, void* scratch,
+                     AttentionStats* stats) {
+    p.storage == DType::kF32 ? AttendImpl<F32Storage<S>>(p, unit, scratch, stats)
+                             : AttendImpl<Bf16>(p, unit, scratch, stats);
+  }
+};
+
+template <class S, class Bf16>
+constexpr CpuKernels MakeTable(CpuIsa isa, const char* name, bool native_bf16) {
+  CpuKernels table{};
+  table.isa = isa;
+  table.name = name;
+  table.native_bf16 = native_bf16;
+  table.StoreQkv = AttentionEntry<S, Bf16>::StoreQkv;
+  table.Bound = AttentionEntry<S, Bf16>::Bound;
+  table.PlanUnits = PlanUnits;
+  table.AttendScratchBytes = AttentionEntry<S, Bf16>::ScratchBytes;
+  table.Attend = AttentionEntry<S, Bf16>::Attend;
+  table.AddLayerNorm = AddLayerNormImpl<S>;
+  table.GatedGelu = GatedGeluImpl<S>;
+  table.Embed = EmbedImpl<S>;
+  table.MeanPool = MeanPoolImpl<S>;
+  table.F32ToBf16 = F32ToBf16Impl<S>;
+  table.Bf16ToF32 = Bf16ToF32Impl<S>;
+  return table;
+}
+
+}  // namespace
+}  // namespace longdoc::kernels

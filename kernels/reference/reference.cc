@@ -1,0 +1,187 @@
+#include "kernels/reference/reference.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+namespace longdoc::kernels::reference {
+namespace {
+
+float Bf16Value(uint16_t bits) {
+  const uint32_t wide = static_cast<uint32_t>(bits) << 16;
+  float value;
+  std::memcpy(&value, &wide, sizeof(value));
+  return value;
+}
+
+float F16Value(uint16_t bits) {
+  const int exponent = (bits >> 10) & 31;
+  const int fraction = bits & 1023;
+  double magnitude;
+  if (exponent == 31) {
+    magnitude = fraction != 0 ? std::numeric_limits<double>::quiet_NaN()
+                              : std::numeric_limits<double>::infinity();
+  } else if (exponent == 0) {
+    magnitude = std::ldexp(fraction, -24);
+  } else {
+    magnitude = std::ldexp(1024 + fraction, exponent - 25);
+  }
+  return static_cast<float>((bits & 0x8000) != 0 ? -magnitude : magnitude);
+}
+
+uint16_t RoundToBf16(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof(bits));
+  if (std::isnan(value)) return static_cast<uint16_t>((bits >> 16) | 0x40);
+  return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+// Whether query i sees key j of a sequence whose block-list rows start at `first_list_row`.
+bool Allowed(const AttentionMask& mask, int64_t first_list_row, int64_t i, int64_t j) {
+  if (mask.causal && j > i) return false;
+  if (mask.window_radius >= 0 && i >= mask.num_global && j >= mask.num_global &&
+      std::abs(i - j) > mask.window_radius) {
+    return false;
+  }
+  if (mask.block_row_offsets != nullptr) {
+    const int64_t row = first_list_row + i / mask.block_tokens;
+    const int64_t wanted = j / mask.block_tokens;
+    for (int64_t e = mask.block_row_offsets[row]; e < mask.block_row_offsets[row + 1]; ++e) {
+      if (mask.block_columns[e] == wanted) return true;
+    }
+    return false;
+  }
+  return true;
+}
+
+// One row of layer normalisation; `x` is overwritten.
+void NormalizeRow(std::vector<double>* x, const float* gamma, const float* beta, float epsilon,
+                  float* out, uint16_t* out_bf16) {
+  const int64_t dim = static_cast<int64_t>(x->size());
+  double mean = 0, variance = 0;
+  for (double value : *x) mean += value / static_cast<double>(dim);
+  for (double value : *x) variance += (value - mean) * (value - mean) / static_cast<double>(dim);
+  const double inverse = 1.0 / std::sqrt(variance + epsilon);
+  for (int64_t c = 0; c < dim; ++c) {
+    const double shift = beta != nullptr ? beta[c] : 0.0;
+    out[c] = static_cast<float>(((*x)[c] - mean) * inverse * gamma[c] + shift);
+    if (out_bf16 != nullptr) out_bf16[c] = RoundToBf16(out[c]);
+  }
+}
+
+}  // namespace
+
+void Attention(const AttentionProblem& p, const float* q, const float* k, const float* v,
+               float* o) {
+  const int64_t heads = p.num_heads, kv_heads = p.num_kv_heads, dim = p.head_dim;
+  int64_t first_list_row = 0;
+  for (int64_t s = 0; s < p.num_sequences; ++s) {
+    const int64_t begin = p.cu_seqlens[s], n = p.cu_seqlens[s + 1] - begin;
+    std::vector<double> score(n), sum(dim);
+    for (int64_t h = 0; h < heads; ++h) {
+      const int64_t kv_head = h * kv_heads / heads;
+      for (int64_t i = 0; i < n; ++i) {
+        const float* qi = q + ((begin + i) * heads + h) * dim;
+        double max = -std::numeric_limits<double>::infinity();
+        for (int64_t j = 0; j < n; ++j) {
+          score[j] = -std::numeric_limits<double>::infinity();
+          if (!Allowed(p.mask, first_list_row, i, j)) continue;
+          const float* kj = k + ((begin + j) * kv_heads + kv_head) * dim;
+          double dot = 0;
+          for (int64_t d = 0; d < dim; ++d) dot += static_cast<double>(qi[d]) * kj[d];
+          score[j] = dot * p.scale - static_cast<double>(p.slopes[h]) * std::abs(i - j);
+          max = std::max(max, score[j]);
+        }
+        double total = 0;
+        std::fill(sum.begin(), sum.end(), 0.0);
+        for (int64_t j = 0; j < n; ++j) {
+          if (!Allowed(p.mask, first_list_row, i, j)) continue;
+          const double weight = std::exp(score[j] - max);
+          const float* vj = v + ((begin + j) * kv_heads + kv_head) * dim;
+          total += weight;
+          for (int64_t d = 0; d < dim; ++d) sum[d] += weight * vj[d];
+        }
+        float* oi = o + ((begin + i) * heads + h) * dim;
+        for (int64_t d = 0; d < dim; ++d) {
+          oi[d] = total == 0 ? 0.0f : static_cast<float>(sum[d] / total);
+        }
+      }
+    }
+    if (p.mask.block_tokens > 0) first_list_row += CeilDiv(n, p.mask.block_tokens);
+  }
+}
+
+void Gemm(int64_t rows, int64_t n, int64_t k, const float* a, const float* w, const float* bias,
+          float* c) {
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t j = 0; j < n; ++j) {
+      double sum = bias != nullptr ? bias[j] : 0.0;
+      for (int64_t i = 0; i < k; ++i) sum += static_cast<double>(a[r * k + i]) * w[j * k + i];
+      c[r * n + j] = static_cast<float>(sum);
+    }
+  }
+}
+
+void AddLayerNorm(const AddLayerNormArgs& args) {
+  std::vector<double> x(args.dim);
+  for (int64_t r = 0; r < args.rows; ++r) {
+    for (int64_t c = 0; c < args.dim; ++c) {
+      x[c] = args.a[r * args.a_stride + c];
+      if (args.residual != nullptr) x[c] += args.residual[r * args.dim + c];
+    }
+    NormalizeRow(&x, args.gamma, args.beta, args.epsilon, args.out + r * args.out_stride,
+                 args.out_bf16 != nullptr ? args.out_bf16 + r * args.dim : nullptr);
+  }
+}
+
+void GatedGelu(const GatedGeluArgs& args) {
+  for (int64_t r = 0; r < args.rows; ++r) {
+    for (int64_t f = 0; f < args.dim; ++f) {
+      const double first = args.in[r * 2 * args.dim + f];
+      const double second = args.in[r * 2 * args.dim + args.dim + f];
+      const double x = args.activate_second_half ? second : first;
+      const double gate = args.activate_second_half ? first : second;
+      const float value = static_cast<float>(x * 0.5 * std::erfc(-x * std::sqrt(0.5)) * gate);
+      if (args.out_type == DType::kF32) {
+        static_cast<float*>(args.out)[r * args.dim + f] = value;
+      } else {
+        static_cast<uint16_t*>(args.out)[r * args.dim + f] = RoundToBf16(value);
+      }
+    }
+  }
+}
+
+void Embed(const EmbedArgs& args) {
+  std::vector<double> x(args.dim);
+  for (int64_t r = 0; r < args.rows; ++r) {
+    const int64_t base = static_cast<int64_t>(args.ids[r]) * args.dim;
+    for (int64_t c = 0; c < args.dim; ++c) {
+      switch (args.table_type) {
+        case DType::kF32:
+          x[c] = static_cast<const float*>(args.word)[base + c];
+          break;
+        case DType::kBF16:
+          x[c] = Bf16Value(static_cast<const uint16_t*>(args.word)[base + c]);
+          break;
+        case DType::kF16:
+          x[c] = F16Value(static_cast<const uint16_t*>(args.word)[base + c]);
+          break;
+      }
+      if (args.type != nullptr) x[c] += args.type[c];
+    }
+    NormalizeRow(&x, args.gamma, args.beta, args.epsilon, args.out + r * args.dim,
+                 args.out_bf16 != nullptr ? args.out_bf16 + r * args.dim : nullptr);
+  }
+}
+
+void MeanPool(const float* x, int64_t dim, int64_t begin, int64_t end, float* out) {
+  for (int64_t c = 0; c < dim; ++c) {
+    double sum = 0;
+    for (int64_t t = begin; t < end; ++t) sum += x[t * dim + c];
+    out[c] = static_cast<float>(sum / static_cast<double>(end - begin));
+  }
+}
+
+}  // namespace longdoc::kernels::reference

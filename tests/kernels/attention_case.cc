@@ -1,0 +1,232 @@
+#include "tests/kernels/attention_case.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <thread>
+
+#include "kernels/cpu/tables.h"
+#include "kernels/reference/reference.h"
+
+namespace longdoc::kernels::testing {
+namespace {
+
+// 64-byte aligned, filled with `fill`, with a guard behind that must not change.
+class Buffer {
+ public:
+  Buffer(int64_t bytes, int fill) : bytes_(bytes) {
+    const int64_t size = RoundUp(bytes, 64) + 64;
+    data_ = static_cast<char*>(std::aligned_alloc(64, size));
+    std::memset(data_, fill, size);
+    std::memset(data_ + bytes, 0x5a, size - bytes);
+    size_ = size;
+  }
+  ~Buffer() { std::free(data_); }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+
+  void* get() const { return data_; }
+  bool GuardIntact() const {
+    return std::all_of(data_ + bytes_, data_ + size_, [](char c) { return c == 0x5a; });
+  }
+
+ private:
+  char* data_;
+  int64_t bytes_, size_;
+};
+
+std::vector<int64_t> Offsets(const AttentionCase& c) {
+  std::vector<int64_t> cu{0};
+  for (int64_t length : c.lengths) cu.push_back(cu.back() + length);
+  return cu;
+}
+
+AttentionProblem MakeProblem(const AttentionCase& c, const std::vector<int64_t>& cu,
+                             const std::vector<float>& slopes) {
+  AttentionProblem p;
+  p.num_sequences = static_cast<int64_t>(c.lengths.size());
+  p.cu_seqlens = cu.data();
+  p.num_heads = c.heads;
+  p.num_kv_heads = c.kv_heads;
+  p.head_dim = c.dim;
+  p.scale = 1.0f / std::sqrt(static_cast<float>(c.dim));
+  p.slopes = slopes.data();
+  p.mask = c.mask;
+  p.skip = c.skip;
+  p.epsilon = c.epsilon;
+  p.storage = c.storage;
+  return p;
+}
+
+float LoadElement(DType storage, const void* base, int64_t i) {
+  if (storage == DType::kF32) return static_cast<const float*>(base)[i];
+  const uint32_t bits = static_cast<uint32_t>(static_cast<const uint16_t*>(base)[i]) << 16;
+  float value;
+  std::memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+
+void Store(const CpuKernels& kernels, const AttentionProblem& p, const AttentionCase& c,
+           const AttentionTensors& t, int64_t store_rows) {
+  const int64_t dim = c.dim, q_width = c.heads * dim, kv_width = c.kv_heads * dim;
+  const int64_t stride = q_width + 2 * kv_width + 3;
+  std::vector<float> rows(store_rows * stride);
+  for (int64_t begin = 0; begin < c.tokens(); begin += store_rows) {
+    const int64_t count = std::min(store_rows, c.tokens() - begin);
+    for (int64_t r = 0; r < count; ++r) {
+      float* to = rows.data() + r * stride;
+      std::copy_n(t.q.data() + (begin + r) * q_width, q_width, to);
+      std::copy_n(t.k.data() + (begin + r) * kv_width, kv_width, to + q_width);
+      std::copy_n(t.v.data() + (begin + r) * kv_width, kv_width, to + q_width + kv_width);
+    }
+    kernels.StoreQkv(p, begin, count, rows.data(), stride);
+  }
+}
+
+AttentionStats RunUnits(const CpuKernels& kernels, const AttentionProblem& p,
+                        const Partition& partition) {
+  std::vector<AttentionUnit> units = kernels.PlanUnits(p, partition.rows_per_unit);
+  if (partition.reverse) std::reverse(units.begin(), units.end());
+  std::atomic<size_t> next{0};
+  std::vector<AttentionStats> stats(partition.threads);
+  auto work = [&](int thread) {
+    Buffer scratch(kernels.AttendScratchBytes(p), 0xff);  // NaNs: nothing may rely on its content
+    for (size_t u = next++; u < units.size(); u = next++) {
+      kernels.Attend(p, units[u], scratch.get(), &stats[thread]);
+    }
+    if (!scratch.GuardIntact()) std::abort();
+  };
+  std::vector<std::thread> threads;
+  for (int t = 1; t < partition.threads; ++t) threads.emplace_back(work, t);
+  work(0);
+  for (std::thread& thread : threads) thread.join();
+  AttentionStats total;
+  for (const AttentionStats& s : stats) {
+    total.tiles_computed += s.tiles_computed;
+    total.tiles_dense += s.tiles_dense;
+    total.max_bound = std::max(total.max_bound, s.max_bound);
+  }
+  return total;
+}
+
+}  // namespace
+
+int64_t AttentionCase::tokens() const {
+  int64_t sum = 0;
+  for (int64_t length : lengths) sum += length;
+  return sum;
+}
+
+std::vector<float> DefaultSlopes(int32_t heads) {
+  int32_t power = 1;
+  while (power * 2 <= heads) power *= 2;
+  std::vector<float> slopes;
+  for (int32_t h = 0; h < power; ++h) slopes.push_back(std::exp2(-8.0f * (h + 1) / power));
+  for (int32_t h = 0; static_cast<int32_t>(slopes.size()) < heads; ++h) {
+    slopes.push_back(std::exp2(-4.0f * (2 * h + 1) / power));
+  }
+  return slopes;
+}
+
+float RoundTo(DType storage, float value) {
+  if (storage == DType::kF32) return value;
+  uint16_t bits;
+  kPortableKernels.F32ToBf16(&value, 1, &bits);
+  return LoadElement(DType::kBF16, &bits, 0);
+}
+
+AttentionTensors RandomTensors(const AttentionCase& c, uint32_t seed, float score_scale) {
+  std::mt19937 generator(seed);
+  std::normal_distribution<float> normal;
+  AttentionTensors t;
+  const float scale = std::sqrt(score_scale);
+  auto fill = [&](int64_t heads, float by, std::vector<float>* out) {
+    out->resize(c.tokens() * heads * c.dim);
+    for (float& x : *out) x = RoundTo(c.storage, normal(generator) * by);
+  };
+  fill(c.heads, scale, &t.q);
+  fill(c.kv_heads, scale, &t.k);
+  fill(c.kv_heads, 1.0f, &t.v);
+  return t;
+}
+
+AttentionResult RunKernels(const CpuKernels& kernels, const AttentionCase& c,
+                           const AttentionTensors& tensors, const Partition& partition) {
+  const std::vector<int64_t> cu = Offsets(c);
+  const std::vector<float> slopes = c.slopes.empty() ? DefaultSlopes(c.heads) : c.slopes;
+  AttentionProblem p = MakeProblem(c, cu, slopes);
+  const int64_t elements = c.tokens() * c.heads * c.dim;
+  const Buffer q(elements * static_cast<int64_t>(SizeOf(c.storage)), 0xff);
+  const Buffer kv(AttentionKvBytes(p), 0);
+  const Buffer bounds(AttentionBoundsBytes(p), 0xff);
+  p.q = q.get();
+  p.kv = kv.get();
+  p.bounds = bounds.get();
+  AttentionResult result;
+  result.error = CheckAttentionProblem(p);
+  if (!result.error.empty()) return result;
+  Store(kernels, p, c, tensors, partition.store_rows);
+  for (int64_t s = 0; s < p.num_sequences; ++s) {
+    for (int32_t h = 0; h < p.num_kv_heads; ++h) kernels.Bound(p, s, h);
+  }
+  result.stats = RunUnits(kernels, p, partition);
+  if (!q.GuardIntact() || !kv.GuardIntact() || !bounds.GuardIntact()) {
+    result.error = "wrote behind a buffer";
+  }
+  for (int64_t i = 0; i < elements; ++i) result.out.push_back(LoadElement(c.storage, p.q, i));
+  return result;
+}
+
+std::vector<float> RunReference(const AttentionCase& c, const AttentionTensors& tensors) {
+  const std::vector<int64_t> cu = Offsets(c);
+  const std::vector<float> slopes = c.slopes.empty() ? DefaultSlopes(c.heads) : c.slopes;
+  const AttentionProblem p = MakeProblem(c, cu, slopes);
+  std::vector<float> out(tensors.q.size());
+  reference::Attention(p, tensors.q.data(), tensors.k.data(), tensors.v.data(), out.data());
+  return out;
+}
+
+double MaxDifference(const std::vector<float>& a, const std::vector<float>& b) {
+  if (a.size() != b.size()) return std::numeric_limits<double>::infinity();
+  double worst = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    const double difference = std::abs(static_cast<double>(a[i]) - b[i]);
+    if (!std::isfinite(difference)) return std::numeric_limits<double>::infinity();
+    worst = std::max(worst, difference);
+  }
+  return worst;
+}
+
+double MaxAbs(const std::vector<float>& a) {
+  double worst = 0;
+  for (float x : a) worst = std::max(worst, static_cast<double>(std::abs(x)));
+  return worst;
+}
+
+std::vector<const CpuKernels*> NativeTables() {
+  std::vector<const CpuKernels*> tables;
+  for (CpuIsa isa : {CpuIsa::kPortable, CpuIsa::kAvx2, CpuIsa::kAvx512, CpuIsa::kAvx512Bf16}) {
+    if (CpuSupports(isa) && GetCpuKernels(isa) != nullptr) tables.push_back(GetCpuKernels(isa));
+  }
+  return tables;
+}
+
+std::vector<const CpuKernels*> EmulatedTables() {
+#if defined(LONGDOC_HAVE_EMULATED_KERNELS)
+  return {&kAvx512EmulatedKernels, &kAvx512Bf16EmulatedKernels};
+#else
+  return {};
+#endif
+}
+
+std::vector<const CpuKernels*> AllTables() {
+  std::vector<const CpuKernels*> tables = NativeTables();
+  for (const CpuKernels* table : EmulatedTables()) tables.push_back(table);
+  return tables;
+}
+
+}  // namespace longdoc::kernels::testing
