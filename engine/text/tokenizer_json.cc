@@ -21,8 +21,14 @@ using text_internal::ReadString;
 constexpr int64_t kMaxWordChars = 10'000;
 constexpr size_t kMaxAddedTokens = 100'000;
 
+absl::Status CheckObject(const json& section, const std::string& path) {
+  if (section.is_object()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrFormat("tokenizer.json: %s is not an object", path));
+}
+
 // UNIMPLEMENTED unless `section`.type is `want`.
 absl::Status CheckType(const json& section, const std::string& path, const std::string& want) {
+  if (absl::Status status = CheckObject(section, path); !status.ok()) return status;
   std::string type;
   if (absl::Status status = ReadString(section, "type", path, &type); !status.ok()) return status;
   if (type == want) return absl::OkStatus();
@@ -117,6 +123,7 @@ absl::Status ReadModel(const json& root, WordPieceModel* model) {
 }
 
 absl::Status ReadAddedToken(const json& entry, const std::string& path, WordPieceParts* parts) {
+  if (absl::Status s = CheckObject(entry, path); !s.ok()) return s;
   std::string content;
   int64_t id = -1;
   bool single_word = false, lstrip = false, rstrip = false, normalized = true;
