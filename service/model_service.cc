@@ -1,0 +1,119 @@
+// ModelService: what the server can do and what a document would cost.
+
+#include <grpcpp/server_context.h>
+#include <grpcpp/support/server_callback.h>
+
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "engine/base/error_reason.h"
+#include "engine/base/status_macros.h"
+#include "engine/base/thread_pool.h"
+#include "longdoc/v1/model_service.grpc.pb.h"
+#include "service/model_info.h"
+#include "service/rpc_timer.h"
+#include "service/services.h"
+#include "service/status.h"
+
+namespace longdoc::service {
+namespace {
+
+// A unary call whose answer is computed by one function, at once or on the pool.
+class UnaryReactor final : public grpc::ServerUnaryReactor {
+ public:
+  UnaryReactor(ServiceContext& context, grpc::CallbackServerContext& call, Rpc rpc,
+               std::string_view name)
+      : call_(call), timer_(context, rpc, name, AdoptRequestId(call)) {}
+
+  void Complete(const absl::Status& status) {
+    timer_.SetStatus(status);
+    Finish(ToGrpcStatus(status, call_));
+  }
+  void OnDone() override { delete this; }
+  bool cancelled() const { return call_.IsCancelled(); }
+
+ private:
+  grpc::CallbackServerContext& call_;
+  RpcTimer timer_;
+};
+
+class ModelServiceImpl final : public v1::ModelService::CallbackService {
+ public:
+  ModelServiceImpl(ServiceContext& context, AuthorizeFn authorize)
+      : context_(context), authorize_(std::move(authorize)) {}
+
+  grpc::ServerUnaryReactor* ListModels(grpc::CallbackServerContext* call,
+                                       const v1::ListModelsRequest*,
+                                       v1::ListModelsResponse* response) override {
+    return Answer(call, Rpc::kListModels, "ListModels", [&] {
+      for (const auto& [name, model] : context_.models) {
+        FillModel(context_, *model, response->add_models());
+      }
+      return absl::OkStatus();
+    });
+  }
+
+  grpc::ServerUnaryReactor* GetModel(grpc::CallbackServerContext* call,
+                                     const v1::GetModelRequest* request,
+                                     v1::GetModelResponse* response) override {
+    return Answer(call, Rpc::kGetModel, "GetModel", [&]() -> absl::Status {
+      ASSIGN_OR_RETURN(std::shared_ptr<const Model> model, context_.FindModel(request->model()));
+      FillModel(context_, *model, response->mutable_model());
+      return absl::OkStatus();
+    });
+  }
+
+  grpc::ServerUnaryReactor* EstimateDocument(grpc::CallbackServerContext* call,
+                                             const v1::EstimateDocumentRequest* request,
+                                             v1::EstimateDocumentResponse* response) override {
+    return Answer(call, Rpc::kEstimateDocument, "EstimateDocument",
+                  [&] { return Estimate(context_, *request, response); });
+  }
+
+  grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* call,
+                                     const v1::TokenizeRequest* request,
+                                     v1::TokenizeResponse* response) override {
+    auto* reactor = new UnaryReactor(context_, *call, Rpc::kTokenize, "Tokenize");
+    absl::Status admission = Admit(call);
+    if (!admission.ok()) {
+      reactor->Complete(admission);
+      return reactor;
+    }
+    // Request, response and reactor live until the reactor completes.
+    context_.tokenizers.Post([this, reactor, request, response] {
+      reactor->Complete(TokenizeText(
+          context_, *request, [reactor] { return reactor->cancelled(); }, response));
+    });
+    return reactor;
+  }
+
+ private:
+  absl::Status Admit(grpc::CallbackServerContext* call) const {
+    if (authorize_) RETURN_IF_ERROR(authorize_(MetadataValue(*call, "authorization")));
+    return context_.CheckServing();
+  }
+
+  template <typename Fn>
+  grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* call, Rpc rpc,
+                                   std::string_view name, Fn fn) {
+    auto* reactor = new UnaryReactor(context_, *call, rpc, name);
+    absl::Status status = Admit(call);
+    if (status.ok()) status = fn();
+    reactor->Complete(status);
+    return reactor;
+  }
+
+  ServiceContext& context_;
+  const AuthorizeFn authorize_;
+};
+
+}  // namespace
+
+std::unique_ptr<grpc::Service> MakeModelService(ServiceContext& context, AuthorizeFn authorize) {
+  return std::make_unique<ModelServiceImpl>(context, std::move(authorize));
+}
+
+}  // namespace longdoc::service

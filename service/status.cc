@@ -1,0 +1,80 @@
+#include "service/status.h"
+
+#include <grpcpp/server_context.h>
+#include <grpcpp/support/status.h>
+
+#include <algorithm>
+#include <cmath>
+#include <random>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "engine/base/error_reason.h"
+
+namespace longdoc::service {
+namespace {
+
+constexpr size_t kMaxRequestIdBytes = 128;
+
+bool IsGoodRequestId(const std::string& id) {
+  return !id.empty() && id.size() <= kMaxRequestIdBytes &&
+         std::all_of(id.begin(), id.end(), [](char c) { return c > ' ' && c < 0x7f; });
+}
+
+std::string RandomRequestId() {
+  thread_local std::mt19937_64 random{std::random_device{}()};
+  return absl::StrFormat("%016x%016x", random(), random());
+}
+
+}  // namespace
+
+std::string TruncateUtf8(std::string text, size_t max_bytes) {
+  if (text.size() <= max_bytes) return text;
+  size_t end = max_bytes;
+  // Continuation bytes are 10xxxxxx: step back to the first byte of the cut character.
+  while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xc0) == 0x80) --end;
+  text.resize(end);
+  return text;
+}
+
+grpc::Status ToGrpcStatus(const absl::Status& status, grpc::CallbackServerContext& context) {
+  if (status.ok()) return grpc::Status::OK;
+  const std::string reason = ReasonOf(status);
+  if (!reason.empty()) context.AddTrailingMetadata(kReasonKey, reason);
+  const double delay = RetryDelaySecondsOf(status);
+  if (delay >= 0 && std::isfinite(delay)) {
+    context.AddTrailingMetadata(kRetryDelayKey, absl::StrCat(delay));
+    context.AddTrailingMetadata(kRetryPushbackKey,
+                                absl::StrCat(static_cast<int64_t>(std::ceil(delay * 1000))));
+  }
+  // The codes of Abseil and gRPC are the same numbers.
+  return grpc::Status(static_cast<grpc::StatusCode>(status.code()),
+                      TruncateUtf8(std::string(status.message()), kMaxStatusMessageBytes));
+}
+
+std::string MetadataValue(const grpc::CallbackServerContext& context, const char* key) {
+  auto it = context.client_metadata().find(key);
+  if (it == context.client_metadata().end()) return "";
+  return std::string(it->second.data(), it->second.size());
+}
+
+std::string AdoptRequestId(grpc::CallbackServerContext& context) {
+  std::string id = MetadataValue(context, kRequestIdKey);
+  if (!IsGoodRequestId(id)) id = RandomRequestId();
+  context.AddInitialMetadata(kRequestIdKey, id);
+  return id;
+}
+
+std::chrono::steady_clock::time_point SteadyDeadline(const grpc::CallbackServerContext& context) {
+  using std::chrono::steady_clock;
+  using std::chrono::system_clock;
+  const system_clock::time_point deadline = context.deadline();
+  const system_clock::time_point now = system_clock::now();
+  constexpr auto kFar = std::chrono::hours(24 * 365);
+  // Compared before subtracting: "no deadline" is the largest time there is.
+  if (deadline > now + kFar) return steady_clock::time_point::max();
+  return steady_clock::now() +
+         std::chrono::duration_cast<steady_clock::duration>(std::max(deadline, now - kFar) - now);
+}
+
+}  // namespace longdoc::service
