@@ -1,6 +1,6 @@
 #include "engine/model/create_model.h"
 
-#include <cmath>
+#include <algorithm>
 #include <exception>
 #include <filesystem>
 #include <memory>
@@ -18,8 +18,10 @@
 namespace longdoc {
 namespace {
 
-// Calibration reads this much text: 512 tokens of jina-base are 120 GFLOP of plain loops.
-constexpr int64_t kCalibrationTokens = 512;
+// Calibration reads this much text; less for large models, whose plain loops take their time.
+constexpr int64_t kMinCalibrationTokens = 128;
+constexpr int64_t kMaxCalibrationTokens = 512;
+constexpr double kCalibrationFlops = 60e9;
 // Vocabulary sizes are rounded up to this, as the published models do (30,522 to 30,528).
 constexpr int64_t kVocabMultiple = 16;
 
@@ -82,7 +84,10 @@ absl::StatusOr<OwnedTensors> MakeWeights(const EncoderConfig& config,
                                          const Tokenizer& tokenizer) {
   std::vector<int32_t> ids;
   if (options.logit_bound > 0) {  // before the weights: it may fail
-    ASSIGN_OR_RETURN(ids, CalibrationIds(tokenizer, options.calibration_text, kCalibrationTokens));
+    const int64_t tokens =
+        std::clamp(static_cast<int64_t>(kCalibrationFlops / DenseFlopsPerToken(config)),
+                   kMinCalibrationTokens, kMaxCalibrationTokens);
+    ASSIGN_OR_RETURN(ids, CalibrationIds(tokenizer, options.calibration_text, tokens));
   }
   OwnedTensors tensors = MakeRandomWeights(config, options.seed);
   if (!ids.empty()) CalibrateLogits(config, options.logit_bound, ids, tensors);
