@@ -89,7 +89,11 @@ absl::Status ReadModel(const json& root, WordPieceModel* model) {
   if (section == nullptr || !section->is_object()) {
     return absl::InvalidArgumentError("tokenizer.json: model is not an object");
   }
-  if (absl::Status s = CheckType(*section, "model", "WordPiece"); !s.ok()) return s;
+  // Files of the first releases have no type; the prefix without merges tells WordPiece then.
+  const bool untyped = FindMember(*section, "type") == nullptr &&
+                       FindMember(*section, "continuing_subword_prefix") != nullptr &&
+                       FindMember(*section, "merges") == nullptr;
+  if (absl::Status s = CheckType(*section, "model", "WordPiece"); !untyped && !s.ok()) return s;
   std::string unk_token = "[UNK]";
   if (absl::Status s = ReadString(*section, "unk_token", "model", &unk_token); !s.ok()) return s;
   if (absl::Status s =

@@ -18,6 +18,9 @@ using nlohmann::json;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
+constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
+constexpr auto kUnimplemented = absl::StatusCode::kUnimplemented;
+
 json SmallTokenizer() {
   return json::parse(R"({
     "version": "1.0", "truncation": {"max_length": 2}, "padding": null,
@@ -65,9 +68,6 @@ void ExpectErrorWith(const std::string& pointer, const json& value, absl::Status
   ExpectError(tokenizer.dump(), code, part);
 }
 
-constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
-constexpr auto kUnimplemented = absl::StatusCode::kUnimplemented;
-
 TEST(TokenizerJson, Loads) {
   const auto tokenizer = ParseOk(SmallTokenizer());
   ASSERT_NE(tokenizer, nullptr);
@@ -87,6 +87,39 @@ TEST(TokenizerJson, Loads) {
   EXPECT_THAT(EncodeIds(*tokenizer, "abcccc abccccc"), ElementsAre(4, 5, 5, 5, 5, 1));
   // Truncation is not ours to do.
   EXPECT_THAT(EncodeIds(*tokenizer, "a a a a", true), ElementsAre(2, 6, 6, 6, 6, 3));
+}
+
+TEST(TokenizerJson, OldFilesHaveNoModelType) {
+  json tokenizer = SmallTokenizer();
+  tokenizer["model"].erase("type");
+  EXPECT_THAT(EncodeIds(*ParseOk(tokenizer), "abc"), ElementsAre(4, 5));
+  tokenizer["model"]["merges"] = json::array({"a b"});
+  ExpectError(tokenizer.dump(), kUnimplemented, "model.type");
+}
+
+TEST(TokenizerJson, RealVocabularyGivesTheGoldens) {
+  json tokenizer = SmallTokenizer();
+  json& vocab = tokenizer["model"]["vocab"] = json::object();
+  const Tokenizer& bert = testing::BertTokenizer();
+  for (int32_t id = 0; id < bert.vocab_size(); ++id) vocab[std::string(bert.TokenText(id))] = id;
+  tokenizer["model"]["max_input_chars_per_word"] = 100;
+  tokenizer["post_processor"] = json::parse(R"({"type": "TemplateProcessing", "single": [
+      {"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
+      {"SpecialToken": {"id": "[SEP]", "type_id": 0}}]})");
+  json& added = tokenizer["added_tokens"] = json::array();
+  for (const char* token : {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"}) {
+    added.push_back({{"id", bert.TokenId(token)}, {"content", token}, {"normalized", false}});
+  }
+  const auto parsed = ParseOk(tokenizer);
+  ASSERT_NE(parsed, nullptr);
+  EXPECT_EQ(parsed->special().cls, 101);
+  EXPECT_EQ(parsed->special().sep, 102);
+  for (const testing::TokenizerGolden& golden : testing::ReadTokenizerGoldens()) {
+    const auto tokens = parsed->Encode(golden.text, false);
+    ASSERT_TRUE(tokens.ok()) << tokens.status();
+    ASSERT_EQ(testing::Fnv(testing::Ids(*tokens)), golden.ids_hash);
+    ASSERT_EQ(testing::Fnv(testing::Offsets(*tokens)), golden.offsets_hash);
+  }
 }
 
 TEST(TokenizerJson, AddedTokensMatchLeftmostLongest) {

@@ -98,14 +98,14 @@ TEST(StreamingTokenizer, EndlessWordIsOneUnknownToken) {
   const TokenSequence ascii = FeedMany("a", 100'000'000);
   EXPECT_THAT(ascii.ids, ElementsAre(kUnk));
   EXPECT_THAT(ascii.bytes, ElementsAre(ByteRange{0, 100'000'000}));
-  EXPECT_THAT(FeedMany("\u0e01", 10'000'000).ids, ElementsAre(kUnk));
+  EXPECT_THAT(FeedMany("\u0e01", 3'000'000).ids, ElementsAre(kUnk));
 }
 
 TEST(StreamingTokenizer, EndlessMarksAndControlsAreDropped) {
-  EXPECT_THAT(FeedMany("\u0301\u0323", 10'000'000).ids, ElementsAre());
-  EXPECT_THAT(FeedMany("\x01", 10'000'000).ids, ElementsAre());
+  EXPECT_THAT(FeedMany("\u0301\u0323", 3'000'000).ids, ElementsAre());
+  EXPECT_THAT(FeedMany("\x01", 3'000'000).ids, ElementsAre());
   // Combining, but not nonspacing: kept, sorted in runs of bounded length.
-  EXPECT_THAT(FeedMany("\U0001D165\u302e", 10'000'000).ids, ElementsAre(kUnk));
+  EXPECT_THAT(FeedMany("\U0001D165\u302e", 3'000'000).ids, ElementsAre(kUnk));
 }
 
 TEST(StreamingTokenizer, WordLimitCountsNormalizedCharacters) {
