@@ -1,5 +1,7 @@
 #include "service/config.h"
 
+#include <arpa/inet.h>
+
 #include <cmath>
 #include <set>
 #include <utility>
@@ -166,7 +168,9 @@ absl::Status ReadAddresses(const pb::ServerConfig& config, ServerOptions* option
 }  // namespace
 
 bool HostPort::loopback() const {
-  return host == "localhost" || host == "::1" || host.rfind("127.", 0) == 0;
+  in_addr ipv4;
+  if (inet_pton(AF_INET, host.c_str(), &ipv4) == 1) return ntohl(ipv4.s_addr) >> 24 == 127;
+  return host == "localhost" || host == "::1";
 }
 
 absl::StatusOr<HostPort> ParseHostPort(std::string_view address) {

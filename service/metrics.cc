@@ -42,7 +42,7 @@ constexpr std::array<const char*, 17> kCodeNames = {
     "DATA_LOSS", "UNAUTHENTICATED"};
 
 // Stable reasons (docs/api.md) to label values. The list is closed, so that no client and no new
-// reason can add series; a test compares it with the documentation.
+// reason can add series.
 struct ReasonLabel {
   const char* reason;
   const char* label;
@@ -50,16 +50,21 @@ struct ReasonLabel {
 constexpr ReasonLabel kReasonLabels[] = {
     {"QUEUE_FULL", "queue_full"},
     {"DOCUMENT_EXCEEDS_MEMORY", "memory"},
+    {"OUT_OF_MEMORY", "memory"},
     {"TOO_MANY_TOKENS", "too_many_tokens"},
     {"DOCUMENT_TOO_LARGE", "too_large"},
+    {"TEXT_TOO_LARGE", "too_large"},
+    {"RESPONSE_TOO_LARGE", "too_large"},
     {"TOO_MANY_PASSAGES", "too_many_passages"},
     {"TOO_MANY_TEXTS", "too_many_texts"},
     {"TOO_MANY_STREAMS", "too_many_streams"},
     {"EMPTY_DOCUMENT", "empty"},
+    {"EMPTY_INPUT", "empty"},
     {"INVALID_UTF8", "invalid_utf8"},
     {"UNKNOWN_MODEL", "unknown_model"},
     {"DRAINING", "draining"},
     {"IDLE_TIMEOUT", "idle_timeout"},
+    {"READ_STALLED", "read_stalled"},
     {"UNAUTHENTICATED", "auth"},
 };
 constexpr char kInvalidArgumentLabel[] = "invalid_argument";
@@ -75,7 +80,7 @@ bool IsRefusal(const absl::Status& status, const std::string& reason) {
     case absl::StatusCode::kDataLoss:
       return false;
     case absl::StatusCode::kDeadlineExceeded:
-      return reason == "IDLE_TIMEOUT";
+      return reason == "IDLE_TIMEOUT" || reason == "READ_STALLED";
     default:
       return true;
   }

@@ -107,7 +107,9 @@ struct Server::Impl {
   absl::Status LoadModel(const ModelSource& source);
   absl::Status StartGrpc();
   void SetReady(bool ready);
-  int64_t RunningRpcs() const { return context->inflight_rpcs + context->open_streams; }
+  int64_t RunningRpcs() const {  // streams are RPCs too, but leave the two counts one by one
+    return std::max<int64_t>(context->inflight_rpcs, context->open_streams);
+  }
   void StopGrpc();
 
   const ServerOptions options;
