@@ -9,6 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "engine/base/error_reason.h"
 #include "engine/base/status_macros.h"
+#include "engine/scheduler.h"
 #include "service/request_options.h"
 #include "service/text_job.h"
 
@@ -133,9 +134,10 @@ absl::Status Estimate(const ServiceContext& context, const v1::EstimateDocumentR
   } else if (request.passage_count() > limits.max_passages) {
     response->set_refusal(absl::StrFormat("%d passages, the limit is %d", request.passage_count(),
                                           limits.max_passages));
-  } else if (plan.peak_bytes > stats.memory_budget_bytes) {
-    response->set_refusal(absl::StrFormat("needs %d bytes, this server has %d", plan.peak_bytes,
-                                          stats.memory_budget_bytes));
+  } else if (plan.peak_bytes > LongTaskBudget(stats.memory_budget_bytes)) {
+    response->set_refusal(absl::StrFormat("needs %d bytes, this server can give %d to one document",
+                                          plan.peak_bytes,
+                                          LongTaskBudget(stats.memory_budget_bytes)));
   } else {
     response->set_admissible(true);
   }

@@ -8,6 +8,7 @@
 #include "absl/strings/str_format.h"
 #include "engine/base/error_reason.h"
 #include "engine/base/status_macros.h"
+#include "engine/scheduler.h"
 #include "service/stream_session.h"
 
 namespace longdoc::service {
@@ -139,12 +140,13 @@ absl::Status StreamSession::CheckMemory(int64_t tokens) const {
   ASSIGN_OR_RETURN(const EncodePlan plan,
                    context_.engine.Plan(*model_, tokens, options_.ExpectedPassages(tokens) + 1,
                                         options_.token_vectors, options_.attention));
-  const int64_t budget = context_.engine.options().memory_budget_bytes;
+  const int64_t budget = LongTaskBudget(context_.engine.options().memory_budget_bytes);
   if (plan.peak_bytes <= budget) return absl::OkStatus();
-  return WithReason(absl::ResourceExhaustedError(
-                        absl::StrFormat("encoding %d tokens needs %d bytes, this server has %d",
-                                        tokens, plan.peak_bytes, budget)),
-                    "DOCUMENT_EXCEEDS_MEMORY");
+  return WithReason(
+      absl::ResourceExhaustedError(absl::StrFormat(
+          "encoding %d tokens needs %d bytes, this server can give %d to one document", tokens,
+          plan.peak_bytes, budget)),
+      "DOCUMENT_EXCEEDS_MEMORY");
 }
 
 // Ends the document and hands it to the engine.

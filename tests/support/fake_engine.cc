@@ -1,0 +1,207 @@
+#include "tests/support/fake_engine.h"
+
+#include <chrono>
+#include <utility>
+
+#include "engine/base/check.h"
+#include "engine/base/error_reason.h"
+#include "engine/base/status_macros.h"
+
+namespace longdoc::testing {
+namespace {
+
+constexpr int64_t kDim = 16;
+constexpr int64_t kBytesPerToken = 1000;
+
+class FakeModel final : public Model {
+ public:
+  FakeModel() {
+    auto tokenizer = ParseVocabTxt(SmallVocabulary());
+    LD_CHECK(tokenizer.ok());
+    tokenizer_ = std::move(*tokenizer);
+    config_.vocab_size = tokenizer_->vocab_size();
+    config_.hidden_size = kDim;
+    config_.num_layers = 1;
+    config_.num_heads = 1;
+    config_.head_dim = kDim;
+    config_.intermediate_size = kDim;
+    config_.slopes = AlibiSlopes(1);
+  }
+  const std::string& name() const override { return name_; }
+  const EncoderConfig& config() const override { return config_; }
+  const Tokenizer& tokenizer() const override { return *tokenizer_; }
+  const std::string& revision() const override { return revision_; }
+  ComputeType compute_type() const override { return ComputeType::kF32; }
+  int64_t weight_bytes() const override { return 4096; }
+
+ private:
+  const std::string name_ = "fake";
+  const std::string revision_ = "r1";
+  EncoderConfig config_;
+  std::unique_ptr<Tokenizer> tokenizer_;
+};
+
+// In (-1, 1), different for every id and component.
+float Component(int32_t id, int64_t c) {
+  uint32_t h = static_cast<uint32_t>(id) * 2654435761u + static_cast<uint32_t>(c) * 40503u + 17u;
+  h ^= h >> 15;
+  h *= 2246822519u;
+  h ^= h >> 13;
+  return static_cast<float>(h % 65535u) / 32767.5f - 1.0f;
+}
+
+EncodeResult MakeResult(const EncodeTask& task) {
+  EncodeResult result;
+  const int64_t tokens = static_cast<int64_t>(task.ids.size());
+  result.document = FakeEngine::ExpectedVector(task.ids, 0, tokens);
+  for (const TokenSpan& span : task.spans) {
+    const std::vector<float> v = FakeEngine::ExpectedVector(task.ids, span.begin, span.end);
+    result.passages.insert(result.passages.end(), v.begin(), v.end());
+  }
+  if (task.want_token_vectors) {
+    auto all = std::make_shared<std::vector<float>>();
+    all->reserve(tokens * kDim);
+    for (int32_t id : task.ids) {
+      for (int64_t c = 0; c < kDim; ++c) all->push_back(Component(id, c));
+    }
+    result.token_vectors = all->data();
+    result.token_owner = std::move(all);
+  }
+  result.stats.tokens = tokens;
+  result.stats.planned_bytes = result.stats.peak_bytes = tokens * kBytesPerToken;
+  result.stats.tiles_dense = result.stats.tiles_computed = 1;
+  return result;
+}
+
+}  // namespace
+
+std::string SmallVocabulary() {
+  std::string vocab = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n";
+  for (char c = '!'; c <= '~'; ++c) {
+    if (c >= 'A' && c <= 'Z') continue;  // the tokenizer lowers them
+    vocab += std::string(1, c) + "\n";
+  }
+  for (char c = '!'; c <= '~'; ++c) {
+    if (c >= 'A' && c <= 'Z') continue;
+    vocab += std::string("##") + c + "\n";
+  }
+  for (const char* word : {"the", "of", "and", "to", "in", "word", "document", "long", "\xc3\xa9",
+                           "\xe6\x97\xa5", "\xe6\x9c\xac"}) {
+    vocab += std::string(word) + "\n";
+  }
+  return vocab;
+}
+
+FakeEngine::FakeEngine() : model_(std::make_shared<FakeModel>()) {
+  options_.num_threads = 1;
+  options_.memory_budget_bytes = int64_t{1} << 30;
+}
+
+std::vector<float> FakeEngine::ExpectedVector(const std::vector<int32_t>& ids, int64_t begin,
+                                              int64_t end) {
+  std::vector<float> v(kDim);
+  for (int64_t c = 0; c < kDim; ++c) {
+    double sum = 0;
+    for (int64_t i = begin; i < end; ++i) sum += Component(ids[i], c);
+    v[c] = static_cast<float>(sum / static_cast<double>(end - begin));
+  }
+  return v;
+}
+
+absl::StatusOr<std::shared_ptr<const Model>> FakeEngine::LoadModel(const std::string&,
+                                                                   const std::string&) {
+  return model_;
+}
+
+absl::StatusOr<EncodePlan> FakeEngine::Plan(const Model&, int64_t tokens, int64_t num_vectors, bool,
+                                            const AttentionPolicy& policy) const {
+  if (tokens < 1) return absl::InvalidArgumentError("no tokens");
+  RETURN_IF_ERROR(CheckAttentionPolicy(policy));
+  EncodePlan plan;
+  plan.tokens = tokens;
+  plan.activation_bytes = tokens * kBytesPerToken;
+  plan.output_bytes = num_vectors * kDim * 4;
+  plan.peak_bytes = plan.activation_bytes + plan.output_bytes;
+  plan.expected_seconds = static_cast<double>(tokens) / 1000;
+  return plan;
+}
+
+absl::Status FakeEngine::Submit(EncodeTask&& task) {
+  std::lock_guard lock(mutex_);
+  if (stopped_) return WithReason(absl::UnavailableError("engine stopped"), "DRAINING");
+  RETURN_IF_ERROR(submit_status_);
+  tasks_.push_back(std::move(task));
+  submitted_.notify_all();
+  return absl::OkStatus();
+}
+
+bool FakeEngine::Complete(absl::Status status) {
+  EncodeTask task;
+  {
+    std::lock_guard lock(mutex_);
+    if (tasks_.empty()) return false;
+    task = std::move(tasks_.front());
+    tasks_.pop_front();
+  }
+  if (status.ok()) status = task.cancellation->Check();
+  if (status.ok()) {
+    std::move(task.on_done)(MakeResult(task));
+  } else {
+    std::move(task.on_done)(std::move(status));
+  }
+  return true;
+}
+
+bool FakeEngine::Progress(double fraction) {
+  std::function<void(double)> on_progress;
+  {
+    std::lock_guard lock(mutex_);
+    if (tasks_.empty()) return false;
+    on_progress = tasks_.front().on_progress;
+  }
+  if (on_progress) on_progress(fraction);
+  return true;
+}
+
+size_t FakeEngine::num_tasks() const {
+  std::lock_guard lock(mutex_);
+  return tasks_.size();
+}
+
+bool FakeEngine::WaitForTasks(size_t count) const {
+  std::unique_lock lock(mutex_);
+  return submitted_.wait_for(lock, std::chrono::seconds(10),
+                             [this, count] { return tasks_.size() >= count; });
+}
+
+std::shared_ptr<CancellationToken> FakeEngine::first_token() const {
+  std::lock_guard lock(mutex_);
+  return tasks_.empty() ? nullptr : tasks_.front().cancellation;
+}
+
+void FakeEngine::set_submit_status(absl::Status status) {
+  std::lock_guard lock(mutex_);
+  submit_status_ = std::move(status);
+}
+
+EngineStats FakeEngine::stats() const {
+  std::lock_guard lock(mutex_);
+  EngineStats stats;
+  stats.queued_tasks = static_cast<int64_t>(tasks_.size());
+  for (const EncodeTask& task : tasks_) {
+    stats.queued_tokens += static_cast<int64_t>(task.ids.size());
+  }
+  stats.memory_budget_bytes = options_.memory_budget_bytes;
+  return stats;
+}
+
+void FakeEngine::Stop() {
+  {
+    std::lock_guard lock(mutex_);
+    stopped_ = true;
+  }
+  while (Complete(absl::UnavailableError("engine stopped"))) {
+  }
+}
+
+}  // namespace longdoc::testing

@@ -1,0 +1,209 @@
+// A StreamSession with every outside influence in the test's hands: time, the executor's jobs, the
+// engine's answers and the transport's completions. One thread, no waiting.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/functional/any_invocable.h"
+#include "absl/status/status.h"
+#include "engine/base/check.h"
+#include "engine/base/thread_pool.h"
+#include "service/context.h"
+#include "service/metrics.h"
+#include "service/stream_session.h"
+#include "service/timer_queue.h"
+#include "tests/support/fake_engine.h"
+
+namespace longdoc::testing {
+
+class ManualTimers final : public service::Timers {
+ public:
+  TimePoint Now() const override { return now_; }
+  Id Schedule(TimePoint when, absl::AnyInvocable<void() &&> fn) override {
+    const Id id{when, next_serial_++};
+    timers_.emplace(id, std::move(fn));
+    return id;
+  }
+  bool Cancel(const Id& id) override { return timers_.erase(id) > 0; }
+
+  // Moves time and runs what falls due, in order.
+  void Advance(double seconds) {
+    const TimePoint end = now_ + std::chrono::duration_cast<std::chrono::nanoseconds>(
+                                     std::chrono::duration<double>(seconds));
+    while (!timers_.empty() && timers_.begin()->first.when <= end) {
+      now_ = std::max(now_, timers_.begin()->first.when);
+      absl::AnyInvocable<void()&&> fn = std::move(timers_.begin()->second);
+      timers_.erase(timers_.begin());
+      std::move(fn)();
+    }
+    now_ = end;
+  }
+  size_t size() const { return timers_.size(); }
+
+ private:
+  TimePoint now_ = TimePoint() + std::chrono::hours(24 * 365);
+  uint64_t next_serial_ = 1;
+  std::map<Id, absl::AnyInvocable<void() &&>> timers_;
+};
+
+// Aborts when the session breaks the rules of gRPC's reactors.
+class CheckedTransport final : public service::StreamTransport {
+ public:
+  void StartRead() override {
+    LD_CHECK(!finished() && !reading_);
+    reading_ = true;
+  }
+  void StartWrite(const v1::EmbedDocumentResponse& response) override {
+    LD_CHECK(!finished() && !writing_);
+    writing_ = true;
+    response_ = &response;
+    bytes_ = response.SerializeAsString();
+  }
+  void Finish(const absl::Status& status) override {
+    LD_CHECK(!finished() && !writing_);
+    status_ = status;
+  }
+  void Abort() override {
+    LD_CHECK(!finished() && writing_);
+    aborted_ = true;
+  }
+
+  // The test completes an operation: it ends here first, then the session is told.
+  void EndRead() {
+    LD_CHECK(reading_);
+    reading_ = false;
+  }
+  void EndWrite(bool ok) {
+    LD_CHECK(writing_);
+    // The session must not touch a message that is being sent.
+    LD_CHECK(response_->SerializeAsString() == bytes_);
+    writing_ = false;
+    if (ok) sent_.push_back(*response_);
+    response_ = nullptr;
+  }
+  bool reading() const { return reading_; }
+  bool writing() const { return writing_; }
+  bool aborted() const { return aborted_; }
+  bool finished() const { return status_.has_value(); }
+  const absl::Status& status() const { return *status_; }
+  const std::vector<v1::EmbedDocumentResponse>& sent() const { return sent_; }
+
+ private:
+  bool reading_ = false, writing_ = false, aborted_ = false;
+  const v1::EmbedDocumentResponse* response_ = nullptr;
+  std::string bytes_;
+  std::optional<absl::Status> status_;
+  std::vector<v1::EmbedDocumentResponse> sent_;
+};
+
+class SessionHarness {
+ public:
+  explicit SessionHarness(const service::Limits& limits = {}, double deadline_seconds = 600)
+      : pool_("test-unused", 1), context_(engine_, limits, metrics_, pool_) {
+    context_.AddModel(engine_.model());
+    session_ = service::StreamSession::Create(
+        context_, timers_,
+        [this](absl::AnyInvocable<void() &&> job) { jobs_.push_back(std::move(job)); },
+        timers_.Now() + std::chrono::milliseconds(static_cast<int64_t>(deadline_seconds * 1000)));
+  }
+  ~SessionHarness() {
+    // Whatever happened, an orderly end must be reachable.
+    if (!transport_.finished()) session_->OnCancel();
+    if (transport_.writing()) WriteDone(false);
+    RunJobs();
+    while (engine_.Complete()) {
+    }
+    RunJobs();
+    LD_CHECK(!started_ || transport_.finished());
+    LD_CHECK(context_.open_streams == 0);
+    LD_CHECK(session_.use_count() == 1);  // nothing holds on to it
+  }
+
+  void Start(const absl::Status& admission = absl::OkStatus()) {
+    started_ = true;
+    session_->Start(&transport_, admission);
+  }
+  void Message(v1::EmbedDocumentRequest message) {
+    transport_.EndRead();
+    session_->OnMessage(std::move(message));
+  }
+  void Header(const v1::DocumentHeader& header = {}) {
+    v1::EmbedDocumentRequest message;
+    *message.mutable_header() = header;
+    Message(std::move(message));
+  }
+  void Text(int64_t offset, std::string text) {
+    v1::EmbedDocumentRequest message;
+    message.mutable_chunk()->set_offset(offset);
+    message.mutable_chunk()->set_text(std::move(text));
+    Message(std::move(message));
+  }
+  void Ids(int64_t offset, const std::vector<int32_t>& ids) {
+    v1::EmbedDocumentRequest message;
+    message.mutable_chunk()->set_offset(offset);
+    message.mutable_chunk()->mutable_token_ids()->mutable_ids()->Add(ids.begin(), ids.end());
+    Message(std::move(message));
+  }
+  void Break() {
+    v1::EmbedDocumentRequest message;
+    message.mutable_passage_break();
+    Message(std::move(message));
+  }
+  void HalfClose() {
+    transport_.EndRead();
+    session_->OnReadsEnded();
+  }
+  void WriteDone(bool ok = true) {
+    transport_.EndWrite(ok);
+    session_->OnWriteDone(ok);
+  }
+  bool RunOneJob() {
+    if (jobs_.empty()) return false;
+    absl::AnyInvocable<void()&&> job = std::move(jobs_.front());
+    jobs_.pop_front();
+    std::move(job)();
+    return true;
+  }
+  void RunJobs() {
+    while (RunOneJob()) {
+    }
+  }
+  // Lets every write succeed and every job run, until nothing moves.
+  void Drain() {
+    while (true) {
+      if (transport_.writing()) {
+        WriteDone();
+      } else if (!RunOneJob()) {
+        return;
+      }
+    }
+  }
+
+  FakeEngine& engine() { return engine_; }
+  ManualTimers& timers() { return timers_; }
+  CheckedTransport& transport() { return transport_; }
+  service::StreamSession& session() { return *session_; }
+  service::ServiceContext& context() { return context_; }
+  service::Metrics& metrics() { return metrics_; }
+  size_t num_jobs() const { return jobs_.size(); }
+
+ private:
+  service::Metrics metrics_;
+  ThreadPool pool_;
+  FakeEngine engine_;
+  ManualTimers timers_;
+  service::ServiceContext context_;
+  std::deque<absl::AnyInvocable<void() &&>> jobs_;
+  CheckedTransport transport_;
+  bool started_ = false;
+  std::shared_ptr<service::StreamSession> session_;
+};
+
+}  // namespace longdoc::testing
