@@ -29,7 +29,8 @@ struct AddLayerNormArgs {
 
 // out[r,f] = gelu(first) · second, where `first` is in[r,f] and `second` in[r,F+f], or the other way
 // round (models.md: JinaBERT A activates the first half, B the second). Exact erf GELU,
-// relative error below 2e-7 against double over all finite floats (gelu underflows to -0/0 far left).
+// relative error below 1e-6 against double over all finite floats whose result is a normal float
+// (far left, gelu underflows to -0).
 struct GatedGeluArgs {
   int64_t rows = 0;
   int64_t dim = 0;            // F

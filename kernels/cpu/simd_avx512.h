@@ -39,7 +39,6 @@ struct SimdAvx512 {
   static Vec Div(Vec a, Vec b) { return _mm512_div_ps(a, b); }
   static Vec Fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
   static Vec Fnma(Vec a, Vec b, Vec c) { return _mm512_fnmadd_ps(a, b, c); }
-  static Vec Residual(Vec a, Vec b, Vec product) { return _mm512_fmsub_ps(a, b, product); }
   static Vec Max(Vec a, Vec b) { return _mm512_max_ps(a, b); }
   static Vec Abs(Vec a) {
     return FromBits(_mm512_and_si512(ToBits(a), _mm512_set1_epi32(0x7fffffff)));
@@ -87,6 +86,14 @@ struct SimdAvx512 {
   }
 
 #if defined(LONGDOC_EMULATE_AVX512)
+  static Vec Residual(Vec a, Vec b, Vec product) {  // SIMDe's fmsub rounds twice
+    float x[16], y[16], z[16];
+    Store(x, a);
+    Store(y, b);
+    Store(z, product);
+    for (int i = 0; i < 16; ++i) z[i] = static_cast<float>(static_cast<double>(x[i]) * y[i] - z[i]);
+    return Load(z);
+  }
   static Vec LoadF16(const uint16_t* p) {
     float out[16];
     for (int i = 0; i < 16; i += 4) {
@@ -124,6 +131,7 @@ struct SimdAvx512 {
     for (int i = 0; i < 16; ++i) p[i] = static_cast<uint16_t>(wide[i]);
   }
 #else
+  static Vec Residual(Vec a, Vec b, Vec product) { return _mm512_fmsub_ps(a, b, product); }
   static Vec LoadF16(const uint16_t* p) { return _mm512_cvtph_ps(LoadHalf(p)); }
 
  private:

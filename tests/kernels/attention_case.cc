@@ -217,6 +217,7 @@ std::vector<const CpuKernels*> NativeTables() {
 
 std::vector<const CpuKernels*> EmulatedTables() {
 #if defined(LONGDOC_HAVE_EMULATED_KERNELS)
+  if (!CpuSupports(CpuIsa::kAvx2)) return {};  // SIMDe is compiled down to AVX2
   return {&kAvx512EmulatedKernels, &kAvx512Bf16EmulatedKernels};
 #else
   return {};
