@@ -21,8 +21,8 @@
 namespace longdoc {
 
 struct BackendInfo {
-  std::string name;  // "cpu", "reference"
-  std::string isa;   // "avx512_bf16", …
+  std::string name;                  // "cpu", "reference"
+  std::string isa;                   // "avx512_bf16", …
   DType gemm_type = DType::kF32;     // of the inputs of matrix products
   DType storage_type = DType::kF32;  // of q, k, v and the attention output
   int num_workers = 1;

@@ -69,8 +69,7 @@ std::unique_ptr<Backend> MakeCpuBackend(DType compute_type, int num_workers, ker
   info.name = "cpu";
   info.isa = table->name;
   info.storage_type = compute_type;
-  info.gemm_type =
-      compute_type == DType::kBF16 && table->native_bf16 ? DType::kBF16 : DType::kF32;
+  info.gemm_type = compute_type == DType::kBF16 && table->native_bf16 ? DType::kBF16 : DType::kF32;
   info.num_workers = num_workers;
   return std::make_unique<HostBackend>(std::move(info), *table, /*reference=*/false);
 }

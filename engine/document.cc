@@ -148,11 +148,12 @@ absl::StatusOr<TokenizedDocument> DocumentBuilder::Finish() {
     doc.kept = {dropped_front_ > 0 ? tokens_.bytes.front().begin : 0,
                 dropped_back_ > 0 ? tokens_.bytes.back().end : doc.num_bytes};
   }
-  const PassageSources sources{tokens_.bytes, sentences_.ends(), breaks_,
-                               static_cast<int64_t>(tokens_.ids.size()), num_bytes(), doc.kept};
+  const PassageSources sources{tokens_.bytes, sentences_.ends(),
+                               breaks_,       static_cast<int64_t>(tokens_.ids.size()),
+                               num_bytes(),   doc.kept};
   for (size_t i = 0; i < specs_.size(); ++i) {
-    RETURN_IF_ERROR(AppendPassages(specs_[i], static_cast<int32_t>(i), sources, limits_,
-                                   &doc.passages));
+    RETURN_IF_ERROR(
+        AppendPassages(specs_[i], static_cast<int32_t>(i), sources, limits_, &doc.passages));
   }
   doc.ids = std::move(tokens_.ids);
   doc.bytes = std::move(tokens_.bytes);

@@ -22,13 +22,13 @@ struct DocumentLimits {
 
 // The whole document, ready to encode.
 struct TokenizedDocument {
-  std::vector<int32_t> ids;        // with [CLS] and [SEP] (not added to ids given by the client)
-  std::vector<ByteRange> bytes;    // of each token; empty when the client sent ids
-  std::vector<Passage> passages;   // all granularities, in request order
-  int64_t num_bytes = 0;           // of the text received
-  int64_t input_tokens = 0;        // before truncation
+  std::vector<int32_t> ids;       // with [CLS] and [SEP] (not added to ids given by the client)
+  std::vector<ByteRange> bytes;   // of each token; empty when the client sent ids
+  std::vector<Passage> passages;  // all granularities, in request order
+  int64_t num_bytes = 0;          // of the text received
+  int64_t input_tokens = 0;       // before truncation
   bool truncated = false;
-  ByteRange kept;                  // bytes that were encoded
+  ByteRange kept;  // bytes that were encoded
 };
 
 // Not thread-safe; one per document. Memory: 20 bytes a token; the text is not kept.
@@ -43,7 +43,8 @@ class DocumentBuilder {
   // The next bytes of the text, split anywhere. Fails as soon as a limit is certain to be broken
   // (INVALID_ARGUMENT, reasons TOO_MANY_TOKENS, DOCUMENT_TOO_LARGE, INVALID_UTF8).
   absl::Status AppendText(std::string_view bytes);
-  // Ids instead of text (the two do not mix: INVALID_ARGUMENT, reason MIXED_CONTENT). Special tokens are the client's business.
+  // Ids instead of text (the two do not mix: INVALID_ARGUMENT, reason MIXED_CONTENT). Special
+  // tokens are the client's business.
   absl::Status AppendIds(absl::Span<const int32_t> ids);
   // A passage border at the current end of the bytes (for PassageSpec::Kind::kBreaks).
   absl::Status AppendBreak();

@@ -19,8 +19,8 @@ NormVectors ToVectors(const NormWeights& norm) {
 
 absl::StatusOr<PackedLayer> PackLayer(const EncoderLayerWeights& w, Backend& backend) {
   PackedLayer layer;
-  ASSIGN_OR_RETURN(layer.qkv, backend.Pack({w.query, w.key, w.value},
-                                           {w.query_bias, w.key_bias, w.value_bias}));
+  ASSIGN_OR_RETURN(
+      layer.qkv, backend.Pack({w.query, w.key, w.value}, {w.query_bias, w.key_bias, w.value_bias}));
   ASSIGN_OR_RETURN(layer.output, backend.Pack({w.output}, {w.output_bias}));
   ASSIGN_OR_RETURN(layer.gated, backend.Pack({w.gated}, {}));
   ASSIGN_OR_RETURN(layer.down, backend.Pack({w.down}, {w.down_bias}));
@@ -51,8 +51,8 @@ absl::StatusOr<std::shared_ptr<const EncoderModel>> EncoderModel::Load(const std
     return absl::InvalidArgumentError(
         absl::StrFormat("the tokenizer in %s has no [CLS] or no [SEP] token", dir));
   }
-  model->compute_type_ = backend.info().storage_type == DType::kBF16 ? ComputeType::kBF16
-                                                                     : ComputeType::kF32;
+  model->compute_type_ =
+      backend.info().storage_type == DType::kBF16 ? ComputeType::kBF16 : ComputeType::kF32;
   RETURN_IF_ERROR(model->PackLayers(backend));
   model->KeepEmbeddings();
   for (const std::string& tensor : model->checkpoint_.checkpoint->Names()) {

@@ -42,7 +42,7 @@ class EncoderModel final : public Model {
   int64_t weight_bytes() const override { return weight_bytes_; }
 
   DType word_type() const { return checkpoint_.weights.word.dtype; }
-  const void* word() const { return word_; }                       // [V, C] of word_type()
+  const void* word() const { return word_; }                            // [V, C] of word_type()
   const std::vector<float>& token_type() const { return token_type_; }  // [C]
   const NormVectors& embedding_norm() const { return embedding_norm_; }
   const std::vector<PackedLayer>& layers() const { return layers_; }

@@ -81,8 +81,8 @@ const void* AttentionOutput(const EncoderState& s, TokenTile tile, WorkerScratch
 }
 
 // scratch.tile = down(gelu(gate) * up), from x or its bf16 copy.
-absl::Status FeedForward(const EncoderState& s, const PackedLayer& w, const float* x,
-                         int64_t rows, WorkerScratch& scratch) {
+absl::Status FeedForward(const EncoderState& s, const PackedLayer& w, const float* x, int64_t rows,
+                         WorkerScratch& scratch) {
   const EncoderConfig& c = s.model->config();
   const void* in = GemmInBf16(s) ? scratch.input.data() : x;
   RETURN_IF_ERROR(w.gated->Gemm(rows, in, scratch.wide.as<float>()));

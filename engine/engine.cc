@@ -68,8 +68,8 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const EngineOptions& o) {
         "device \"%s\" is not there; this build has auto, cpu and reference", o.device));
   }
   const bool native = kernels::BestCpuIsa() == kernels::CpuIsa::kAvx512Bf16;
-  const bool bf16 = o.compute_type == ComputeType::kBF16 ||
-                    (o.compute_type == ComputeType::kAuto && native);
+  const bool bf16 =
+      o.compute_type == ComputeType::kBF16 || (o.compute_type == ComputeType::kAuto && native);
   return MakeCpuBackend(bf16 ? DType::kBF16 : DType::kF32, o.num_threads);
 }
 
@@ -135,18 +135,18 @@ absl::Status CheckTask(const EncodeTask& task, const EncoderConfig& config) {
   const int64_t tokens = static_cast<int64_t>(task.ids.size());
   for (int64_t i = 0; i < tokens; ++i) {
     if (task.ids[i] >= 0 && task.ids[i] < config.vocab_size) continue;
-    return WithReason(
-        absl::InvalidArgumentError(absl::StrFormat("token id %d at position %d is outside the vocabulary [0, %d)",
-                                                   task.ids[i], i, config.vocab_size)),
-        "TOKEN_OUT_OF_VOCABULARY");
+    return WithReason(absl::InvalidArgumentError(absl::StrFormat(
+                          "token id %d at position %d is outside the vocabulary [0, %d)",
+                          task.ids[i], i, config.vocab_size)),
+                      "TOKEN_OUT_OF_VOCABULARY");
   }
   for (size_t i = 0; i < task.spans.size(); ++i) {
     const TokenSpan& s = task.spans[i];
     if (s.begin >= 0 && s.begin < s.end && s.end <= tokens) continue;
-    return WithReason(
-        absl::InvalidArgumentError(absl::StrFormat("passage %d covers tokens [%d, %d), which is empty or outside [0, %d)",
-                                                   i, s.begin, s.end, tokens)),
-        "INVALID_PASSAGE");
+    return WithReason(absl::InvalidArgumentError(absl::StrFormat(
+                          "passage %d covers tokens [%d, %d), which is empty or outside [0, %d)", i,
+                          s.begin, s.end, tokens)),
+                      "INVALID_PASSAGE");
   }
   return CheckAttentionPolicy(task.attention);
 }
@@ -201,8 +201,8 @@ absl::Status CheckAttentionPolicy(const AttentionPolicy& policy) {
     problem = absl::StrFormat("window radius must be at least 1, got %d", policy.window_radius);
   } else if (policy.mode == AttentionMode::kWindow &&
              (policy.num_global < 0 || policy.num_global > kMaxGlobal)) {
-    problem = absl::StrFormat("global tokens must be in [0, %d], got %d", kMaxGlobal,
-                              policy.num_global);
+    problem =
+        absl::StrFormat("global tokens must be in [0, %d], got %d", kMaxGlobal, policy.num_global);
   }
   if (problem.empty()) return absl::OkStatus();
   return WithReason(absl::InvalidArgumentError(problem), "INVALID_ATTENTION_POLICY");

@@ -1,6 +1,7 @@
 // The engine: models, and a scheduler that encodes documents on one device.
 //
-// Thread-safe. Knows nothing of gRPC or Prometheus; the service and the command line both stand on it.
+// Thread-safe. Knows nothing of gRPC or Prometheus; the service and the command line both stand on
+// it.
 #pragma once
 
 #include <cstdint>
@@ -23,14 +24,14 @@ namespace longdoc {
 enum class ComputeType { kAuto, kF32, kBF16 };
 
 struct EngineOptions {
-  std::string device = "auto";  // "auto", "cpu", "reference"
+  std::string device = "auto";                    // "auto", "cpu", "reference"
   ComputeType compute_type = ComputeType::kAuto;  // auto: bf16 where the CPU has bf16 dot products
   int num_threads = 0;                            // 0: one per core
   int64_t memory_budget_bytes = 0;  // for running documents; 0: 70 % of the machine's memory (or
                                     // of the cgroup's limit)
   int64_t max_queued_tokens = 4 << 20;
   int64_t max_queued_tasks = 4096;
-  int64_t max_batch_tokens = 2048;  // of one packed batch of short texts
+  int64_t max_batch_tokens = 2048;   // of one packed batch of short texts
   int64_t short_text_tokens = 1024;  // longer ones run alone
 };
 
@@ -56,27 +57,27 @@ struct EncodePlan {
   double dense_flops = 0;        // projections and feed-forward
   double attention_flops = 0;    // with the policy's expected share of tiles
   double expected_tile_fraction = 1;
-  double expected_seconds = 0;   // from the rate seen so far (a conservative guess before any)
+  double expected_seconds = 0;  // from the rate seen so far (a conservative guess before any)
 };
 
 struct EncodeStats {
   int64_t tokens = 0;
   double queue_seconds = 0;
-  double compute_seconds = 0;        // from the first step to the last
-  double attention_seconds = 0;      // worker time in attention, and in everything else
+  double compute_seconds = 0;    // from the first step to the last
+  double attention_seconds = 0;  // worker time in attention, and in everything else
   double dense_seconds = 0;
   int64_t tiles_computed = 0;
   int64_t tiles_dense = 0;
   float max_logit_bound = 0;
-  float epsilon = 0;       // the bound that was kept: output moved by at most 2·epsilon·max‖v‖
+  float epsilon = 0;  // the bound that was kept: output moved by at most 2·epsilon·max‖v‖
   int64_t planned_bytes = 0;
-  int64_t peak_bytes = 0;  // really allocated for this document
+  int64_t peak_bytes = 0;       // really allocated for this document
   int64_t batch_sequences = 1;  // how many texts shared the pass
 };
 
 struct EncodeResult {
-  std::vector<float> document;   // [C], mean over all tokens, not normalised
-  std::vector<float> passages;   // [number of spans, C]
+  std::vector<float> document;  // [C], mean over all tokens, not normalised
+  std::vector<float> passages;  // [number of spans, C]
   // Token vectors if asked: [tokens, C], and what keeps them alive.
   const float* token_vectors = nullptr;
   std::shared_ptr<const void> token_owner;
@@ -124,12 +125,12 @@ class Engine {
                                           const AttentionPolicy& policy) const = 0;
   // Queues a task; never blocks. Moves from `task` iff OK. INVALID_ARGUMENT (empty, id out of
   // range, bad span, bad policy); RESOURCE_EXHAUSTED (QUEUE_FULL with a retry delay; or
-  // DOCUMENT_EXCEEDS_MEMORY: can never fit, naming needed and available bytes); UNAVAILABLE after Stop.
-  // Callbacks of a task come in order; on_done gets CANCELLED or DEADLINE_EXCEEDED when the token
-  // says so, within one step.
+  // DOCUMENT_EXCEEDS_MEMORY: can never fit, naming needed and available bytes); UNAVAILABLE after
+  // Stop. Callbacks of a task come in order; on_done gets CANCELLED or DEADLINE_EXCEEDED when the
+  // token says so, within one step.
   virtual absl::Status Submit(EncodeTask&& task) = 0;
   virtual EngineStats stats() const = 0;
-  virtual const EngineOptions& options() const = 0;  // with defaults filled in
+  virtual const EngineOptions& options() const = 0;   // with defaults filled in
   virtual std::string DeviceDescription() const = 0;  // "cpu avx2, 2 threads, f32"
   // Fails queued tasks with UNAVAILABLE, cancels running ones, joins the workers. Idempotent; the
   // destructor calls it.

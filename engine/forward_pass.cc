@@ -76,11 +76,11 @@ void ForwardPass::PlanTiles() {
   const double layers = static_cast<double>(config.num_layers);
   for (const PassSequence& s : sequences_) {
     const int64_t n = static_cast<int64_t>(s.ids.size());
-    attention_weight_ += ExpectedTileFraction(config, policy_, n) *
-                         DenseAttentionFlops(config, n) / layers;
+    attention_weight_ +=
+        ExpectedTileFraction(config, policy_, n) * DenseAttentionFlops(config, n) / layers;
   }
-  weight_total_ = attention_weight_ * layers +
-                  DenseFlopsPerToken(config) * static_cast<double>(tokens());
+  weight_total_ =
+      attention_weight_ * layers + DenseFlopsPerToken(config) * static_cast<double>(tokens());
 }
 
 void ForwardPass::PlanBoundSteps() {
@@ -156,7 +156,8 @@ double ForwardPass::WeightOf(Phase phase) const {
   const double layers = static_cast<double>(config.num_layers);
   if (phase == Phase::kEmbed) return project;
   if (phase == Phase::kAttend) return attention_weight_;
-  if (phase == Phase::kMix) return dense / layers - (layer_ + 1 == model_->layers().size() ? project : 0);
+  if (phase == Phase::kMix)
+    return dense / layers - (layer_ + 1 == model_->layers().size() ? project : 0);
   return 0;
 }
 
@@ -240,8 +241,8 @@ void ForwardPass::RunBound(int64_t step) {
 }
 
 absl::Status ForwardPass::RunAttention(int64_t step, WorkerScratch& scratch) {
-  RETURN_IF_ERROR(scratch.Ensure(scratch.attention,
-                                 state_.backend->AttendScratchBytes(state_.problem)));
+  RETURN_IF_ERROR(
+      scratch.Ensure(scratch.attention, state_.backend->AttendScratchBytes(state_.problem)));
   kernels::AttentionStats stats;
   for (int64_t i = unit_groups_[step]; i < unit_groups_[step + 1]; ++i) {
     state_.backend->Attend(state_.problem, units_[i], scratch.attention.data(), &stats);

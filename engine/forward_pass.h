@@ -88,8 +88,8 @@ class ForwardPass {
   std::shared_ptr<const EncoderModel> model_;
   AttentionPolicy policy_;
   std::vector<PassSequence> sequences_;
-  std::vector<int32_t> ids_;          // packed
-  std::vector<int64_t> cu_seqlens_;   // [B+1]
+  std::vector<int32_t> ids_;         // packed
+  std::vector<int64_t> cu_seqlens_;  // [B+1]
   std::shared_ptr<PassBuffers> buffers_;
   EncoderState state_;
 

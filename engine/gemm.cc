@@ -105,9 +105,8 @@ class OneDnnMatrix final : public PackedMatrix {
     try {
       Run(rows, a, c);
     } catch (const dnnl::error& e) {
-      return absl::InternalError(
-          absl::StrFormat("oneDNN matrix product [%d, %d] x [%d, %d] failed: %s", rows, k_, k_, n_,
-                          e.what()));
+      return absl::InternalError(absl::StrFormat(
+          "oneDNN matrix product [%d, %d] x [%d, %d] failed: %s", rows, k_, k_, n_, e.what()));
     } catch (const std::bad_alloc&) {
       return absl::ResourceExhaustedError("out of memory in a matrix product");
     }

@@ -45,8 +45,9 @@ struct TokenSpan {
   bool operator==(const TokenSpan&) const = default;
 };
 
-// A passage as it is pooled: a run of tokens of the sequence (special tokens included: [CLS] belongs
-// to the first passage of a granularity and [SEP] to its last when they touch the document's ends).
+// A passage as it is pooled: a run of tokens of the sequence (special tokens included: [CLS]
+// belongs to the first passage of a granularity and [SEP] to its last when they touch the
+// document's ends).
 struct Passage {
   int32_t granularity = 0;  // index into the request's PassageSpecs
   int32_t index = 0;        // within the granularity

@@ -110,15 +110,15 @@ absl::Status CheckPassageSpec(const PassageSpec& spec, size_t index, const Docum
   if (static_cast<int64_t>(spec.ranges.size()) > limits.max_passages) {
     return WithReason(
         absl::InvalidArgumentError(absl::StrFormat("granularity %d: %d ranges, the limit is %d",
-                                                   index, spec.ranges.size(),
-                                                   limits.max_passages)),
+                                                   index, spec.ranges.size(), limits.max_passages)),
         "TOO_MANY_PASSAGES");
   }
   for (size_t i = 0; i < spec.ranges.size(); ++i) {
     const ByteRange& r = spec.ranges[i];
     if (r.begin >= 0 && r.begin < r.end) continue;
-    return Invalid(absl::StrFormat("granularity %d: range %d is [%d, %d), which is empty or negative",
-                                   index, i, r.begin, r.end));
+    return Invalid(
+        absl::StrFormat("granularity %d: range %d is [%d, %d), which is empty or negative", index,
+                        i, r.begin, r.end));
   }
   return absl::OkStatus();
 }
@@ -129,8 +129,8 @@ absl::Status AppendPassages(const PassageSpec& spec, int32_t granularity,
   Cutter cutter(granularity, sources, limits, out);
   if (spec.kind == Kind::kTokens) return cutter.ByTokens(spec.size);
   if (sources.token_bytes.empty()) {
-    return Invalid(absl::StrFormat(
-        "granularity %d needs text, but the document came as token ids", granularity));
+    return Invalid(absl::StrFormat("granularity %d needs text, but the document came as token ids",
+                                   granularity));
   }
   if (spec.kind == Kind::kByteRanges) return cutter.ByRanges(spec.ranges);
   if (spec.kind == Kind::kSentences) return cutter.ByEnds(sources.sentence_ends, spec.size);

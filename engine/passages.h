@@ -26,7 +26,8 @@ absl::Status CheckPassageSpec(const PassageSpec& spec, size_t index, const Docum
 // Appends the passages of one granularity, in order. Passages without a token (an empty span, or
 // one that truncation cut off) are left out; the others keep their index. Token positions count
 // [CLS], which belongs to the passage with the first token, as [SEP] does to the one with the last.
-// INVALID_ARGUMENT: INVALID_PASSAGE (a range outside the text, ranges or sentences without text), TOO_MANY_PASSAGES.
+// INVALID_ARGUMENT: INVALID_PASSAGE (a range outside the text, ranges or sentences without text),
+// TOO_MANY_PASSAGES.
 absl::Status AppendPassages(const PassageSpec& spec, int32_t granularity,
                             const PassageSources& sources, const DocumentLimits& limits,
                             std::vector<Passage>* out);

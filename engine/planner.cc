@@ -13,9 +13,9 @@ PassBytes PlanPassBytes(const EncoderConfig& config, const BackendInfo& backend,
   PassBytes bytes;
   bytes.x = tokens * config.hidden_size * static_cast<int64_t>(sizeof(float));
   bytes.q = tokens * config.hidden_size * storage;
-  bytes.kv = k::AttentionKvBytesUpperBound(tokens, sequences, static_cast<int32_t>(config.num_heads),
-                                           static_cast<int32_t>(config.head_dim),
-                                           backend.storage_type);
+  bytes.kv =
+      k::AttentionKvBytesUpperBound(tokens, sequences, static_cast<int32_t>(config.num_heads),
+                                    static_cast<int32_t>(config.head_dim), backend.storage_type);
   // Norms: a few floats per (head, key block), and a centre per (sequence, head).
   const int64_t blocks = k::CeilDiv(tokens, k::kKeyBlock) + sequences;
   bytes.bounds = config.num_heads * (blocks * 16 + sequences * (config.head_dim + 16)) *

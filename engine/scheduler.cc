@@ -150,7 +150,9 @@ std::shared_ptr<Scheduler::Running> Scheduler::TakeShortBatch() {
   const Pending& first = short_queue_.front();
   const EncoderModel* model = first.model.get();
   const AttentionPolicy policy = first.task.attention;
-  auto fits = [&](const Pending& p) { return p.model.get() == model && p.task.attention == policy; };
+  auto fits = [&](const Pending& p) {
+    return p.model.get() == model && p.task.attention == policy;
+  };
 
   int64_t tokens = 0, bytes = 0;
   size_t count = 0;
@@ -205,8 +207,8 @@ bool Scheduler::StartSomething(std::unique_lock<std::mutex>& lock) {
   lock.unlock();
   std::vector<PassSequence> sequences;
   for (const Pending& p : running->tasks) sequences.push_back({p.task.ids, p.task.spans, {}, {}});
-  auto pass = ForwardPass::Create(backend_, running->tasks[0].model, running->tasks[0].task.attention,
-                                  std::move(sequences));
+  auto pass = ForwardPass::Create(backend_, running->tasks[0].model,
+                                  running->tasks[0].task.attention, std::move(sequences));
   lock.lock();
   running->starting = false;
   if (pass.ok()) {
@@ -236,8 +238,7 @@ std::shared_ptr<Scheduler::Running> Scheduler::FindClaimable(RunningList& list) 
     if (running->starting || running->advancing) continue;
     CheckCancelled(*running);
     const bool abandoned = !running->failure.ok() && running->claimed == running->done;
-    const bool has_step =
-        running->failure.ok() && running->claimed < running->pass->num_steps();
+    const bool has_step = running->failure.ok() && running->claimed < running->pass->num_steps();
     if (!abandoned && !has_step) continue;
     list.splice(list.end(), list, it);  // the next one's turn next time
     return running;
@@ -309,10 +310,9 @@ void Scheduler::UpdateRates(const Running& running, const EncodeStats& stats) {
   const EncoderConfig& config = running.tasks[0].model->config();
   const double workers = static_cast<double>(workers_.size());
   const double dense = DenseFlopsPerToken(config) * static_cast<double>(stats.tokens);
-  const double tile_flops = 4.0 * kernels::kQueryBlock * kernels::kKeyBlock *
-                            static_cast<double>(config.head_dim);
-  const double attention =
-      tile_flops * static_cast<double>(stats.tiles_computed);
+  const double tile_flops =
+      4.0 * kernels::kQueryBlock * kernels::kKeyBlock * static_cast<double>(config.head_dim);
+  const double attention = tile_flops * static_cast<double>(stats.tiles_computed);
   auto update = [&](double flops, double seconds, double* rate) {
     if (seconds < 1e-3) return;
     *rate += kRateSmoothing * (flops / seconds * workers - *rate);
@@ -357,9 +357,9 @@ void Scheduler::Complete(std::unique_lock<std::mutex>& lock,
     buffers.bounds.Reset();
     if (keep_x) {
       running->reservation->ShrinkTo(buffers.x.bytes());
-      owner = std::make_shared<
-          std::pair<std::shared_ptr<PassBuffers>, std::shared_ptr<Reservation>>>(
-          running->pass->buffers(), running->reservation);
+      owner =
+          std::make_shared<std::pair<std::shared_ptr<PassBuffers>, std::shared_ptr<Reservation>>>(
+              running->pass->buffers(), running->reservation);
     } else {
       buffers.x.Reset();
     }

@@ -1,9 +1,9 @@
 // Runs forward passes on a fixed set of workers, the steps of several in turn.
 //
-// Two lanes. Short texts are packed into batches of at most `max_batch_tokens` and go first, so that
-// they overtake a giant document between two of its steps; every kLongShare-th step still belongs
-// to the long lane, so that a stream of short texts cannot starve a document. Long documents run
-// alone in their pass; up to kMaxLongPasses of them take steps in turn.
+// Two lanes. Short texts are packed into batches of at most `max_batch_tokens` and go first, so
+// that they overtake a giant document between two of its steps; every kLongShare-th step still
+// belongs to the long lane, so that a stream of short texts cannot starve a document. Long
+// documents run alone in their pass; up to kMaxLongPasses of them take steps in turn.
 //
 // Bounded: queued tasks and tokens (refused at Submit), bytes of running passes (a task waits until
 // its plan fits the budget). Cancellation and deadlines are looked at before every step, and while
@@ -64,11 +64,11 @@ class Scheduler {
     std::shared_ptr<Reservation> reservation;
     Clock::time_point started;
     bool is_short = false;
-    bool starting = true;       // its pass is being made; no steps yet
-    bool advancing = false;     // a worker is moving it to its next phase
+    bool starting = true;           // its pass is being made; no steps yet
+    bool advancing = false;         // a worker is moving it to its next phase
     int64_t claimed = 0, done = 0;  // steps of the current phase
-    absl::Status failure;       // first failure; no more steps are handed out
-    double reported = 0;        // last progress told
+    absl::Status failure;           // first failure; no more steps are handed out
+    double reported = 0;            // last progress told
   };
   using RunningList = std::list<std::shared_ptr<Running>>;
 

@@ -54,8 +54,8 @@ void AppendBits(const std::vector<float>& v, std::string* out) {
 absl::Status CheckVectorOptions(const VectorOptions& options, int64_t model_dim) {
   std::string problem;
   if (options.dimensions < 0 || options.dimensions > model_dim) {
-    problem = absl::StrFormat("dimensions must be in [0, %d], got %d", model_dim,
-                              options.dimensions);
+    problem =
+        absl::StrFormat("dimensions must be in [0, %d], got %d", model_dim, options.dimensions);
   } else if (options.encoding == VectorEncoding::kBinary && Kept(model_dim, options) % 8 != 0) {
     problem = absl::StrFormat("binary encoding needs a multiple of 8 dimensions, got %d",
                               Kept(model_dim, options));

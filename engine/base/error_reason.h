@@ -1,5 +1,6 @@
-// Stable machine-readable reasons of errors (docs/api.md lists them). They travel as an absl::Status
-// payload, so that every layer can add or read them; the service puts them into trailing metadata.
+// Stable machine-readable reasons of errors (docs/api.md lists them). They travel as an
+// absl::Status payload, so that every layer can add or read them; the service puts them into
+// trailing metadata.
 #pragma once
 
 #include <string>
