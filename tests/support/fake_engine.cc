@@ -137,15 +137,22 @@ absl::Status FakeEngine::Submit(EncodeTask&& task) {
 
 bool FakeEngine::Complete(absl::Status status) {
   EncodeTask task;
+  std::shared_ptr<const void> owner;
   {
     std::lock_guard lock(mutex_);
     if (tasks_.empty()) return false;
     task = std::move(tasks_.front());
     tasks_.pop_front();
+    owner = std::move(next_owner_);
   }
   if (status.ok()) status = task.cancellation->Check();
   if (status.ok()) {
-    std::move(task.on_done)(MakeResult(task));
+    EncodeResult result = MakeResult(task);
+    if (owner != nullptr) {
+      using Both = std::pair<std::shared_ptr<const void>, std::shared_ptr<const void>>;
+      result.token_owner = std::make_shared<Both>(std::move(result.token_owner), std::move(owner));
+    }
+    std::move(task.on_done)(std::move(result));
   } else {
     std::move(task.on_done)(std::move(status));
   }
@@ -177,6 +184,11 @@ bool FakeEngine::WaitForTasks(size_t count) const {
 std::shared_ptr<CancellationToken> FakeEngine::first_token() const {
   std::lock_guard lock(mutex_);
   return tasks_.empty() ? nullptr : tasks_.front().cancellation;
+}
+
+void FakeEngine::set_next_owner(std::shared_ptr<const void> owner) {
+  std::lock_guard lock(mutex_);
+  next_owner_ = std::move(owner);
 }
 
 void FakeEngine::set_submit_status(absl::Status status) {

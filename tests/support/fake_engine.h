@@ -38,6 +38,8 @@ class FakeEngine final : public Engine {
   // The token of the oldest task.
   std::shared_ptr<CancellationToken> first_token() const;
   void set_submit_status(absl::Status status);
+  // What the next result holds besides its vectors, to see when it is dropped.
+  void set_next_owner(std::shared_ptr<const void> owner);
   void set_memory_budget(int64_t bytes) { options_.memory_budget_bytes = bytes; }
 
   // The vectors that any engine of this kind gives: [16] for tokens [begin, end) of `ids`.
@@ -63,6 +65,7 @@ class FakeEngine final : public Engine {
   mutable std::condition_variable submitted_;
   std::deque<EncodeTask> tasks_;
   absl::Status submit_status_;
+  std::shared_ptr<const void> next_owner_;
   bool stopped_ = false;
 };
 

@@ -253,7 +253,9 @@ TEST(StreamMachine, DeclaredSizesMustBeMetExactly) {
     }
     const StreamActions end = machine.Step(kEnd);
     EXPECT_EQ(end.seal, c.ends_well) << c.chunk.size;
-    if (!c.ends_well) EXPECT_EQ(ReasonOf(*end.finish), "DECLARED_SIZE_MISMATCH");
+    if (!c.ends_well) {
+      EXPECT_EQ(ReasonOf(*end.finish), "DECLARED_SIZE_MISMATCH");
+    }
   }
 }
 
