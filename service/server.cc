@@ -39,8 +39,9 @@ constexpr char kLiveness[] = "liveness";
 // "" is the name of clients that ask for the server as a whole.
 constexpr const char* kReadinessNames[] = {"", "readiness", "longdoc.v1.EmbeddingService",
                                            "longdoc.v1.ModelService"};
-// After the grace period cancelled handlers need a moment to send their status.
-constexpr auto kCancelTime = std::chrono::seconds(2);
+// Between refusing connections and cancelling what is left. Our handlers are done by then or out of
+// time; what remains are health watchers, who would never leave.
+constexpr auto kCancelTime = std::chrono::milliseconds(100);
 constexpr auto kPollInterval = std::chrono::milliseconds(5);
 
 double SecondsSince(Clock::time_point start) {
@@ -51,13 +52,24 @@ int Milliseconds(absl::Duration duration) {
   return static_cast<int>(std::min<int64_t>(absl::ToInt64Milliseconds(duration), INT_MAX));
 }
 
-// Reflection for one server: the plug-in that gRPC documents is for all servers of a process.
+// Reflection for one server. Linking the library adds its plug-in to every server of the process,
+// so "off" means to take it out again.
 class ReflectionOption final : public grpc::ServerBuilderOption {
  public:
+  explicit ReflectionOption(bool enabled) : enabled_(enabled) {}
   void UpdateArguments(grpc::ChannelArguments*) override {}
   void UpdatePlugins(std::vector<std::unique_ptr<grpc::ServerBuilderPlugin>>* plugins) override {
-    plugins->push_back(std::make_unique<grpc::reflection::ProtoServerReflectionPlugin>());
+    const std::string name = grpc::reflection::ProtoServerReflectionPlugin().name();
+    plugins->erase(std::remove_if(plugins->begin(), plugins->end(),
+                                  [&](const auto& plugin) { return plugin->name() == name; }),
+                   plugins->end());
+    if (enabled_) {
+      plugins->push_back(std::make_unique<grpc::reflection::ProtoServerReflectionPlugin>());
+    }
   }
+
+ private:
+  const bool enabled_;
 };
 
 // One encode of some tokens, so that the first request does not pay for first touches, and so that
@@ -196,7 +208,7 @@ absl::Status Server::Impl::StartGrpc() {
   // A second server on the same port must fail, not take half of the connections.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   SetKeepalive(options.lifecycle, &builder);
-  if (options.reflection) builder.SetOption(std::make_unique<ReflectionOption>());
+  builder.SetOption(std::make_unique<ReflectionOption>(options.reflection));
   builder.RegisterService(embedding_service.get());
   builder.RegisterService(model_service.get());
   builder.AddListeningPort(options.listen_address, *credentials, &port);
