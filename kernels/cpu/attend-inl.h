@@ -1,7 +1,7 @@
 // Attend: a block of 128 query rows against its key blocks, from the diagonal outward. How the
 // tiles are chosen is in range-inl.h, the proofs in docs/attention.md.
 //
-// Scores of a strip of kRows query rows live in tile-relative units: with r the row within the
+// Scores of a strip of kStripRows query rows live in tile-relative units: with r the row within the
 // strip and i0 its first position, a tile entirely to the left has bias −m(i0+r−j) = −m(i0−j) −
 // m·r. The first part is one value per column, added with the scale in one FMA; the second is
 // constant per row and enters only the running maximum. Tiles to the right are symmetric; tiles
@@ -16,6 +16,10 @@
 namespace longdoc::kernels {
 namespace {  // NOLINT: internal linkage, see layout.h
 
+// Rows that go through a tile together: their scores (6 KB) and a panel chunk fit in 32 KB of
+// cache.
+constexpr int kStripRows = 24;
+
 constexpr float kNoScore = -3.40282347e38f;  // running maximum of a row that has seen no key
 
 // Everything about one strip of rows against one tile.
@@ -26,9 +30,10 @@ struct Strip {
   int columns;        // keys of the tile inside the sequence
   float slope, scale;
   float row_step;  // −slope (left), +slope (right), 0 (diagonal): true = tile units + step·r
-  float allowed_begin[8];  // masked tiles: per row the allowed columns [begin, end) and [0, prefix)
-  float allowed_end[8];
-  float allowed_prefix[8];
+  float allowed_begin[kStripRows];  // masked tiles: per row the allowed columns [begin, end) and
+                                    // [0, prefix)
+  float allowed_end[kStripRows];
+  float allowed_prefix[kStripRows];
 };
 
 // Adds scale and bias to the raw dot products in s [rows][64] and finds the maximum of every row.
@@ -89,7 +94,7 @@ inline bool MoveMaxima(const Strip& strip, float* top, float* row_max, float* fa
     }
   }
   if (moved) {
-    for (int r = strip.rows; r < 16; ++r) factor[r] = 0;
+    for (int r = strip.rows; r < strip.rows + S::kLanes; ++r) factor[r] = 0;
     for (int r = 0; r < strip.rows; r += S::kLanes) {
       S::Store(factor + r, Exp<S>(S::Load(factor + r)));
     }
@@ -109,8 +114,8 @@ inline void WeightStrip(const Strip& strip, const float* s, const float* top,
     Vec sum = S::Set1(0.0f);
     for (int v = 0; v < vecs; ++v) {
       const int64_t at = r * kKeyBlock + v * S::kLanes;
-      const Vec p = Exp<S>(S::Sub(S::Load(s + at), max));
-      Dot::StoreP(weights + at, p);
+      const Vec p = Dot::Weight(S::Sub(S::Load(s + at), max));
+      Dot::StoreWeight(weights + at, p);
       sum = S::Add(sum, p);
     }
     row_sum[r] += S::SumOf(sum);
@@ -123,13 +128,13 @@ struct Scratch {
   typename St::Dot::Elem* q;        // [128][D]
   float* o;                         // [128][D], not normalised
   float* panels;                    // widened K and V panel (bf16 storage without native products)
-  float* s;                         // [kRows][64]
-  typename St::Dot::Elem* weights;  // [kRows][64]; shares memory with s for fp32
+  float* s;                         // [kStripRows][64]
+  typename St::Dot::Elem* weights;  // [kStripRows][64]; shares memory with s for fp32
   RowState rows;
 
   static int64_t Bytes(int64_t dim) {
     return static_cast<int64_t>(sizeof(float)) *
-           (4 * kQueryBlock * dim + 2 * 8 * kKeyBlock + RowState::kArrays * kQueryBlock);
+           (4 * kQueryBlock * dim + 2 * kStripRows * kKeyBlock + RowState::kArrays * kQueryBlock);
   }
   Scratch(void* memory, int64_t dim) {
     float* at = static_cast<float*>(memory);
@@ -140,11 +145,11 @@ struct Scratch {
     panels = at;
     at += 2 * kQueryBlock * dim;
     s = at;
-    at += 8 * kKeyBlock;
+    at += kStripRows * kKeyBlock;
     weights = sizeof(typename St::Dot::Elem) == sizeof(float)
                   ? reinterpret_cast<typename St::Dot::Elem*>(s)
                   : reinterpret_cast<typename St::Dot::Elem*>(at);
-    at += 8 * kKeyBlock;
+    at += kStripRows * kKeyBlock;
     rows.max = at;
     rows.sum = at + kQueryBlock;
     rows.norm = at + 2 * kQueryBlock;
@@ -181,7 +186,7 @@ void VisitStrip(const TileRange& range, const Scratch<St>& scratch, int first, i
   const int64_t columns = (strip.columns + width - 1) / width * width;
   MultiplyPanel<Dot, false>(rows, dim, dim, columns, scratch.q + first * dim, dim, keys, scratch.s,
                             kKeyBlock);
-  float top[8], factor[16];
+  float top[kStripRows], factor[kStripRows + 16];
   if (left || right) {
     masked ? ScoreStrip<S, false, true>(strip, scratch.s, top)
            : ScoreStrip<S, false, false>(strip, scratch.s, top);
@@ -207,11 +212,11 @@ void VisitStrip(const TileRange& range, const Scratch<St>& scratch, int first, i
 template <class St>
 void VisitTile(const TileRange& range, const Scratch<St>& scratch, const typename St::Elem* kv,
                int64_t tile) {
-  using S = typename St::Simd;
   const int64_t dim = range.head_dim;
   const typename St::Elem* block = kv + tile * BlockElements(dim);
   const typename St::Dot::Elem* keys;
   if constexpr (St::kWiden) {
+    using S = typename St::Simd;
     for (int64_t e = 0; e < BlockElements(dim); e += S::kLanes) {
       S::Store(scratch.panels + e, St::Load(block + e));
     }
@@ -219,9 +224,9 @@ void VisitTile(const TileRange& range, const Scratch<St>& scratch, const typenam
   } else {
     keys = block;
   }
-  for (int first = 0; first < range.rows; first += S::kRows) {
+  for (int first = 0; first < range.rows; first += kStripRows) {
     const int left = range.rows - first;
-    VisitStrip<St>(range, scratch, first, left < S::kRows ? left : S::kRows, tile, keys,
+    VisitStrip<St>(range, scratch, first, left < kStripRows ? left : kStripRows, tile, keys,
                    keys + kKeyBlock * dim);
   }
 }

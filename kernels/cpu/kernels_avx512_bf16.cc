@@ -1,7 +1,6 @@
 // AVX-512 with the bf16 dot product. Compiled with AVX-512 F, BW, DQ, VL, BF16: nothing here may
 // have external linkage but the table. The tests compile it a second time through SIMDe.
 #include "kernels/cpu/simd_avx512.h"
-// Order matters: the Simd struct first.
 #include "kernels/cpu/table-inl.h"
 
 namespace longdoc::kernels {
@@ -28,7 +27,8 @@ struct Bf16Dot {
     return out;
   }
   static __m512 MulAdd(Operand a, Operand b, __m512 c) { return _mm512_dpbf16_ps(c, a, b); }
-  static void StoreP(Elem* p, __m512 v) {
+  static __m512 Weight(__m512 x) { return CoarseExp<SimdAvx512>(x); }
+  static void StoreWeight(Elem* p, __m512 v) {
 #if defined(LONGDOC_EMULATE_AVX512)
     SimdAvx512::StoreBf16(p, v);  // the same rounding; the instruction also flushes denormals
 #else
