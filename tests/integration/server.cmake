@@ -1,7 +1,9 @@
-# The server's life cycle, in-process and as a process of its own.
+# The server's life cycle, in-process and as a process of its own. Included by tests/CMakeLists.txt.
+set(dir ${CMAKE_CURRENT_LIST_DIR})
 longdoc_add_test(server_test
   LABELS integration
-  SOURCES raw_stream.cc server_process.cc server_process_test.cc server_test.cc
+  SOURCES ${dir}/raw_stream.cc ${dir}/server_process.cc ${dir}/server_process_test.cc
+          ${dir}/server_test.cc
   LIBS longdoc::rpc_harness longdoc::service longdoc::service_config longdoc::log longdoc::proto
        longdoc::fake_engine nlohmann_json::nlohmann_json)
 target_compile_definitions(server_test PRIVATE

@@ -60,6 +60,13 @@ TEST(ServerProcess, ServesAndEndsWithZeroOnSigterm) {
   }
 }
 
+TEST(ServerProcess, SignalWhileModelsLoadEndsWithZero) {
+  ServerProcess server(ServeFlags());
+  ASSERT_TRUE(server.WaitForEvent("starting")) << server.output();
+  server.Signal(SIGTERM);
+  EXPECT_EQ(server.Wait(), 0) << server.output();
+}
+
 // Clients that never stop: every answer is right or UNAVAILABLE, and the process still ends with 0.
 TEST(ServerProcess, DrainsUnderLoad) {
   ServerProcess server(ServeFlags());
