@@ -99,12 +99,13 @@ absl::StatusOr<std::unique_ptr<HttpEndpoint>> HttpEndpoint::Start(const std::str
                                                                   Callbacks callbacks) {
   InitLibraryOnce();
   std::unique_ptr<HttpEndpoint> endpoint(new HttpEndpoint(std::move(callbacks)));
+  // Name, value, name, value...
   const char* options[] = {"listening_ports",
                            address.c_str(),
                            "num_threads",
-                           "2",
+                           "4",
                            "request_timeout_ms",
-                           "10000",
+                           "5000",
                            "enable_keep_alive",
                            "no",
                            "max_request_size",

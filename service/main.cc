@@ -3,9 +3,12 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdio>
 #include <exception>
 #include <fstream>
+#include <future>
+#include <memory>
 #include <string>
 #include <thread>
 #include <vector>
@@ -110,18 +113,25 @@ sigset_t BlockSignals() {
   return signals;
 }
 
-int WaitForSignal(const sigset_t& signals) {
-  int number = 0;
-  while (sigwait(&signals, &number) != 0) {
-  }
-  return number;
-}
+struct SignalState {
+  std::atomic<bool> serving{false};
+  std::promise<int> first;  // the signal that starts the drain
+};
 
-// Ends the process at once on a second signal, and when the drain takes longer than it may.
-void StartImpatience(const sigset_t& signals, absl::Duration longest_drain) {
-  std::thread([signals, longest_drain] {
+// Takes the signals. The first one while models load ends the process, for there is nothing to
+// drain; while serving it starts the drain. A second one ends the process at once, and so does a
+// drain that takes longer than it may.
+void StartSignalThread(const sigset_t& signals, const std::shared_ptr<SignalState>& state,
+                       absl::Duration longest_drain) {
+  std::thread([signals, state, longest_drain] {
+    int number = 0;
+    while (sigwait(&signals, &number) != 0) {
+    }
+    Log(LogLevel::kInfo, "signal", {{"signal", number}});
+    if (!state->serving) _exit(kExitOk);
+    state->first.set_value(number);
     timespec timeout = absl::ToTimespec(longest_drain);
-    const int number = sigtimedwait(&signals, nullptr, &timeout);
+    number = sigtimedwait(&signals, nullptr, &timeout);
     Log(LogLevel::kError, number > 0 ? "second signal, leaving at once" : "drain hangs, leaving",
         {{"signal", number > 0 ? number : 0}});
     _exit(kExitOther);
@@ -144,12 +154,21 @@ int Run() {
   }
   Log(LogLevel::kInfo, "starting",
       {{"version", kVersion}, {"pid", getpid()}, {"config", FormatServerConfig(*options)}});
+  const LifecycleConfig& lifecycle = options->lifecycle;
+  const auto state = std::make_shared<SignalState>();
+  StartSignalThread(signals, state,
+                    lifecycle.drain_delay + lifecycle.drain_grace + absl::Seconds(30));
   auto server = Server::Start(*options, &Engine::Create);
   if (!server.ok()) return Fail(server.status(), ExitCodeOf(server.status()));
-  const int number = WaitForSignal(signals);
-  Log(LogLevel::kInfo, "signal", {{"signal", number}});
-  const LifecycleConfig& lifecycle = options->lifecycle;
-  StartImpatience(signals, lifecycle.drain_delay + lifecycle.drain_grace + absl::Seconds(30));
+  state->serving = true;  // before the log says so: who reads it may send the signal at once
+  Log(LogLevel::kInfo, "serving",
+      {{"port", (*server)->port()},
+       {"metrics_port", (*server)->metrics_port()},
+       {"tls", !options->security.tls_certificate_file.empty()},
+       {"mutual_tls", !options->security.tls_client_ca_file.empty()},
+       {"bearer_token", !options->security.bearer_token_file.empty()},
+       {"reflection", options->reflection}});
+  state->first.get_future().wait();
   (*server)->Drain();
   server->reset();
   Log(LogLevel::kInfo, "stopped");

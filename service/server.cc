@@ -256,13 +256,6 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   for (const ModelSource& source : options.models) RETURN_IF_ERROR(impl->LoadModel(source));
   RETURN_IF_ERROR(impl->StartGrpc());
   impl->SetReady(true);
-  Log(LogLevel::kInfo, "serving",
-      {{"port", impl->port},
-       {"metrics_port", impl->http ? impl->http->port() : 0},
-       {"tls", !options.security.tls_certificate_file.empty()},
-       {"mutual_tls", !options.security.tls_client_ca_file.empty()},
-       {"bearer_token", !options.security.bearer_token_file.empty()},
-       {"reflection", options.reflection}});
   return std::unique_ptr<Server>(new Server(std::move(impl)));
 }
 

@@ -37,7 +37,7 @@ TEST(FormatLogLine, EveryByteStringIsValidJsonInOneLine) {
       const std::string text = {static_cast<char>(first), static_cast<char>(second), 'z'};
       const std::string line = Line(text);
       EXPECT_EQ(line.find('\n'), line.size() - 1);
-      EXPECT_NO_THROW(nlohmann::json::parse(line)) << first << " " << second;  // strict about UTF-8
+      EXPECT_TRUE(nlohmann::json::accept(line)) << first << " " << second;  // strict about UTF-8
     }
   }
 }
