@@ -235,11 +235,9 @@ absl::StatusOr<EmbedSummary> RemoteEmbedder::Embed(const EmbedOptions& options,
   std::thread sender([&] {
     if (!stream->Write(header)) return;
     sent = SendContent(document, *stream);
-    if (sent.ok()) {
-      stream->WritesDone();
-    } else {
-      context.TryCancel();  // the source failed: the document must not look complete
-    }
+    if (sent.ok()) stream->WritesDone();
+    // The source failed: the document must not look complete. (Interrupted: the call is over.)
+    if (!sent.ok() && !absl::IsCancelled(sent)) context.TryCancel();
   });
   EmbedSummary summary;
   absl::Status received;

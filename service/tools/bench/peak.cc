@@ -1,0 +1,70 @@
+#include "service/tools/bench/peak.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <thread>
+#include <vector>
+
+#include "kernels/cpu_kernels.h"
+
+namespace longdoc::tools {
+namespace {
+
+using Loop = int64_t (*)(int64_t iterations, float* sink);
+using Clock = std::chrono::steady_clock;
+
+constexpr int64_t kIterations = 200'000;  // some tens of microseconds to a millisecond
+constexpr auto kRound = std::chrono::milliseconds(80);
+constexpr int kRounds = 3;  // the best counts: others may use the machine, too
+
+// FLOP/s of one round: every thread repeats the loop until the time is over.
+double Round(Loop loop, int num_threads) {
+  std::atomic<int64_t> flops{0};
+  std::vector<std::thread> threads;
+  const Clock::time_point start = Clock::now();
+  for (int i = 0; i < num_threads; ++i) {
+    threads.emplace_back([&] {
+      int64_t mine = 0;
+      float sink = 0;
+      while (Clock::now() - start < kRound) mine += loop(kIterations, &sink);
+      // Adds nothing, but the compiler cannot know that.
+      flops += mine + (sink == 12345.678f ? 1 : 0);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  return static_cast<double>(flops) / std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+double Best(Loop loop, int num_threads) {
+  double best = 0;
+  for (int i = 0; i < kRounds; ++i) best = std::max(best, Round(loop, num_threads));
+  return best;
+}
+
+}  // namespace
+
+int64_t FmaLoopPortable(int64_t iterations, float* sink) {
+  constexpr int kLanes = 32;
+  float acc[kLanes] = {};
+  for (int64_t i = 0; i < iterations; ++i) {
+    for (int j = 0; j < kLanes; ++j) acc[j] = acc[j] * 0.999f + 0.5f;
+  }
+  for (float a : acc) *sink += a;
+  return iterations * kLanes * 2;
+}
+
+PeakRates MeasurePeak(int num_threads) {
+  using kernels::CpuIsa;
+  PeakRates rates;
+  Loop f32 = FmaLoopPortable;
+#if defined(__x86_64__)
+  if (kernels::CpuSupports(CpuIsa::kAvx2)) f32 = FmaLoopAvx2;
+  if (kernels::CpuSupports(CpuIsa::kAvx512)) f32 = FmaLoopAvx512;
+  if (kernels::CpuSupports(CpuIsa::kAvx512Bf16)) rates.bf16 = Best(Bf16LoopAvx512, num_threads);
+#endif
+  rates.f32 = Best(f32, num_threads);
+  return rates;
+}
+
+}  // namespace longdoc::tools
