@@ -53,26 +53,49 @@ struct WidenedBf16Storage {
 template <class S>
 constexpr int64_t kChunk = S::kVecs* S::kLanes;
 
-// Writes one key row into the K panel of its block, at key number `j` of 64.
+// Rows packed together: as many keys as fill cache lines of a K panel.
+constexpr int64_t kPackRows = 16;
+
+// Writes `rows` key rows [rows][dim] into the K panel of their block, from key number `j` of 64 on.
 template <class St>
-inline void PackKey(const typename St::Elem* row, int64_t dim, int64_t j,
-                    typename St::Elem* panel) {
+inline void PackKeys(const typename St::Elem* keys, int64_t rows, int64_t dim, int64_t j,
+                     typename St::Elem* panel) {
   constexpr int64_t kStep = St::Dot::kStep, kWidth = kChunk<typename St::Simd>;
-  typename St::Elem* to = panel + (j / kWidth) * kWidth * dim + (j % kWidth) * kStep;
-  for (int64_t d = 0; d < dim; d += kStep, to += kWidth * kStep) {
-    for (int64_t s = 0; s < kStep; ++s) to[s] = row[d + s];
+  for (int64_t r = 0; r < rows;) {
+    const int64_t lane = (j + r) % kWidth;
+    const int64_t run = rows - r < kWidth - lane ? rows - r : kWidth - lane;  // within one chunk
+    typename St::Elem* to = panel + (j + r - lane) * dim + lane * kStep;
+    for (int64_t d = 0; d < dim; d += kStep, to += kWidth * kStep) {
+      for (int64_t l = 0; l < run; ++l) {
+        std::memcpy(to + l * kStep, keys + (r + l) * dim + d, kStep * sizeof(*to));
+      }
+    }
+    r += run;
   }
 }
 
-// Writes one value row into the V panel of its block, at key number `j` of 64.
+// Writes `rows` value rows [rows][dim] into the V panel of their block, from key number `j` of 64
+// on.
 template <class St>
-inline void PackValue(const typename St::Elem* row, int64_t dim, int64_t j,
-                      typename St::Elem* panel) {
+inline void PackValues(const typename St::Elem* values, int64_t rows, int64_t dim, int64_t j,
+                       typename St::Elem* panel) {
   constexpr int64_t kStep = St::Dot::kStep, kWidth = kChunk<typename St::Simd>;
   for (int64_t first = 0; first < dim; first += kWidth) {
     const int64_t width = dim - first < kWidth ? dim - first : kWidth;
-    typename St::Elem* to = panel + first * kKeyBlock + (j / kStep) * width * kStep + j % kStep;
-    for (int64_t l = 0; l < width; ++l) to[l * kStep] = row[first + l];
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t key = j + r;
+      const typename St::Elem* row = values + r * dim + first;
+      typename St::Elem* to = panel + first * kKeyBlock + key / kStep * width * kStep + key % kStep;
+      if (kStep == 2 && key % 2 == 0 && r + 1 < rows) {  // a whole pair of keys
+        for (int64_t l = 0; l < width; ++l) {
+          to[2 * l] = row[l];
+          to[2 * l + 1] = row[dim + l];
+        }
+        ++r;
+      } else {
+        for (int64_t l = 0; l < width; ++l) to[l * kStep] = row[l];
+      }
+    }
   }
 }
 
@@ -88,7 +111,7 @@ void StoreQkvImpl(const AttentionProblem& p, int64_t token_begin, int64_t rows, 
                   int64_t qkv_stride) {
   using Elem = typename St::Elem;
   const int64_t dim = p.head_dim, q_width = p.num_heads * dim, kv_width = p.num_kv_heads * dim;
-  alignas(64) Elem row[256];
+  alignas(64) Elem packed[kPackRows * 256];
   // The last sequence that begins at or before token_begin (empty ones before it do not matter).
   int64_t low = 0, high = p.num_sequences - 1;
   while (low < high) {
@@ -100,19 +123,30 @@ void StoreQkvImpl(const AttentionProblem& p, int64_t token_begin, int64_t rows, 
     }
   }
   int64_t sequence = low;
-  for (int64_t r = 0; r < rows; ++r) {
+  for (int64_t r = 0; r < rows;) {
     const int64_t token = token_begin + r;
     while (p.cu_seqlens[sequence + 1] <= token) ++sequence;
     const int64_t position = token - p.cu_seqlens[sequence];
+    int64_t count = kPackRows - position % kPackRows;  // stays within a key block
+    if (count > rows - r) count = rows - r;
+    if (count > p.cu_seqlens[sequence + 1] - token) count = p.cu_seqlens[sequence + 1] - token;
     const float* in = qkv + r * qkv_stride;
-    ConvertRow<St>(in, q_width, static_cast<Elem*>(p.q) + token * q_width);
+    for (int64_t t = 0; t < count; ++t) {
+      ConvertRow<St>(in + t * qkv_stride, q_width, static_cast<Elem*>(p.q) + (token + t) * q_width);
+    }
     for (int64_t h = 0; h < p.num_kv_heads; ++h) {
       Elem* block = static_cast<Elem*>(p.kv) + KvBlockOffset(p, sequence, h, position / kKeyBlock);
-      ConvertRow<St>(in + q_width + h * dim, dim, row);
-      PackKey<St>(row, dim, position % kKeyBlock, block);
-      ConvertRow<St>(in + q_width + kv_width + h * dim, dim, row);
-      PackValue<St>(row, dim, position % kKeyBlock, block + kKeyBlock * dim);
+      const float* keys = in + q_width + h * dim;
+      for (int64_t t = 0; t < count; ++t) {
+        ConvertRow<St>(keys + t * qkv_stride, dim, packed + t * dim);
+      }
+      PackKeys<St>(packed, count, dim, position % kKeyBlock, block);
+      for (int64_t t = 0; t < count; ++t) {
+        ConvertRow<St>(keys + kv_width + t * qkv_stride, dim, packed + t * dim);
+      }
+      PackValues<St>(packed, count, dim, position % kKeyBlock, block + kKeyBlock * dim);
     }
+    r += count;
   }
 }
 
