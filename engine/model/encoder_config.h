@@ -17,8 +17,8 @@ enum class EncoderFamily {
 
 struct EncoderConfig {
   EncoderFamily family = EncoderFamily::kJinaBertA;
-  int64_t vocab_size = 0;         // V
-  int64_t hidden_size = 0;        // C
+  int64_t vocab_size = 0;   // V
+  int64_t hidden_size = 0;  // C
   int64_t num_layers = 0;
   int64_t num_heads = 0;          // H
   int64_t head_dim = 0;           // D = C / H
@@ -27,7 +27,7 @@ struct EncoderConfig {
   int64_t max_position_embeddings = 0;  // what the model advertises; ALiBi has no hard limit
   int32_t pad_token_id = 0;
   float layer_norm_eps = 1e-12f;
-  std::vector<float> slopes;      // [H], models.md §1.1
+  std::vector<float> slopes;  // [H], models.md §1.1
 };
 
 // models.md §1.1: standard slopes of `num_heads` heads, powers of two and others.

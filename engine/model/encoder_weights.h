@@ -31,8 +31,8 @@ struct EncoderLayerWeights {
 };
 
 struct EncoderWeights {
-  TensorView word;           // [V, C]
-  TensorView token_type;     // [C], row 0 of the table
+  TensorView word;        // [V, C]
+  TensorView token_type;  // [C], row 0 of the table
   NormWeights embedding_norm;
   std::vector<EncoderLayerWeights> layers;
 };

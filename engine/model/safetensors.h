@@ -39,7 +39,8 @@ class Checkpoint {
 
   virtual std::vector<std::string> Names() const = 0;
   virtual bool Has(std::string_view name) const = 0;
-  // NOT_FOUND, or INVALID_ARGUMENT when dtype is not a float type or the shape is not the expected one.
+  // NOT_FOUND, or INVALID_ARGUMENT when dtype is not a float type or the shape is not the expected
+  // one.
   virtual absl::StatusOr<TensorView> Get(std::string_view name,
                                          const std::vector<int64_t>& shape) const = 0;
   virtual const TensorEntry* Find(std::string_view name) const = 0;
