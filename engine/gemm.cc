@@ -5,6 +5,7 @@
 #include <map>
 #include <mutex>
 #include <string>
+#include <unordered_map>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -66,6 +67,12 @@ std::vector<float> Concatenate(const std::vector<TensorView>& tensors) {
   return all;
 }
 
+int64_t TotalRows(const std::vector<TensorView>& weights) {
+  int64_t n = 0;
+  for (const TensorView& w : weights) n += w.shape[0];
+  return n;
+}
+
 // Row counts are rounded up to these, so that few primitives are ever made.
 int64_t RowBucket(int64_t rows) {
   if (rows <= 16) return 16;
@@ -73,29 +80,82 @@ int64_t RowBucket(int64_t rows) {
   return kernels::RoundUp(rows, 256);
 }
 
+// A primitive for one row count, with the layouts that it wants.
+struct Plan {
+  dnnl::primitive primitive;
+  memory::desc src, weights, dst, scratchpad;
+};
+
+// One product as oneDNN's matmul or as a 1x1 convolution over `rows` pixels: the same sums. Below
+// AVX-512 its matmul does not use packed weights and falls to a quarter of the peak on some of our
+// shapes; its convolution does not.
+struct ProductShape {
+  int64_t n, k;
+  memory::data_type input_type;
+  bool has_bias;
+  bool as_convolution;
+
+  memory::dims WeightDims() const {
+    return as_convolution ? memory::dims{n, k, 1, 1} : memory::dims{k, n};
+  }
+  // Layout of W [N, K] row-major in those dimensions.
+  memory::format_tag PlainWeights() const {
+    return as_convolution ? memory::format_tag::oihw : memory::format_tag::ba;
+  }
+  memory::desc Bias() const {
+    if (as_convolution) return {{n}, memory::data_type::f32, memory::format_tag::a};
+    return {{1, n}, memory::data_type::f32, memory::format_tag::ab};
+  }
+
+  Plan MakePlan(int64_t rows, const memory::desc& weights, const dnnl::engine& engine) const {
+    dnnl::primitive_attr attr;
+    attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+    const memory::desc bias = has_bias ? Bias() : memory::desc();
+    if (as_convolution) {
+      const auto nhwc = memory::format_tag::nhwc;
+      const memory::desc src({1, k, 1, rows}, input_type, nhwc);
+      const memory::desc dst({1, n, 1, rows}, memory::data_type::f32, nhwc);
+      const dnnl::convolution_forward::primitive_desc pd({dnnl::prop_kind::forward_inference,
+                                                          dnnl::algorithm::convolution_direct,
+                                                          src,
+                                                          weights,
+                                                          bias,
+                                                          dst,
+                                                          {1, 1},
+                                                          {0, 0},
+                                                          {0, 0}},
+                                                         attr, engine);
+      return {dnnl::convolution_forward(pd), src, pd.weights_desc(), dst, pd.scratchpad_desc()};
+    }
+    const memory::desc src({rows, k}, input_type, memory::format_tag::ab);
+    const memory::desc dst({rows, n}, memory::data_type::f32, memory::format_tag::ab);
+    const dnnl::matmul::primitive_desc pd({src, weights, bias, dst}, attr, engine);
+    return {dnnl::matmul(pd), src, pd.weights_desc(), dst, pd.scratchpad_desc()};
+  }
+};
+
 class OneDnnMatrix final : public PackedMatrix {
  public:
-  OneDnnMatrix(int64_t n, int64_t k, DType input_type)
-      : n_(n),
-        k_(k),
-        input_type_(input_type == DType::kBF16 ? memory::data_type::bf16 : memory::data_type::f32),
-        engine_(dnnl::engine::kind::cpu, 0) {}
-
-  void Pack(const std::vector<float>& weights, std::vector<float> bias, int64_t typical_rows) {
-    bias_ = std::move(bias);
-    const memory::desc any({k_, n_}, input_type_, memory::format_tag::any);
-    const auto pd = Describe(RowBucket(typical_rows), any);
-    weights_ = memory(pd.weights_desc(), engine_);
-    // W is [N, K] row-major, which is [K, N] in the transposed plain format.
-    const memory::desc plain({k_, n_}, memory::data_type::f32, memory::format_tag::ba);
-    memory source(plain, engine_, const_cast<float*>(weights.data()));
+  OneDnnMatrix(const std::vector<TensorView>& weights, const std::vector<TensorView>& biases,
+               DType input_type, int64_t typical_rows)
+      : shape_{TotalRows(weights), weights[0].shape[1],
+               input_type == DType::kBF16 ? memory::data_type::bf16 : memory::data_type::f32,
+               !biases.empty(), !kernels::CpuSupports(kernels::CpuIsa::kAvx512)},
+        engine_(dnnl::engine::kind::cpu, 0),
+        bias_(Concatenate(biases)) {
+    const memory::dims dims = shape_.WeightDims();
+    const memory::desc any(dims, shape_.input_type, memory::format_tag::any);
+    const Plan plan = shape_.MakePlan(RowBucket(typical_rows), any, engine_);
+    weights_ = memory(plan.weights, engine_);
+    std::vector<float> plain = Concatenate(weights);
+    memory source({dims, memory::data_type::f32, shape_.PlainWeights()}, engine_, plain.data());
     dnnl::stream stream(engine_);
     dnnl::reorder(source, weights_).execute(stream, source, weights_);
     stream.wait();
   }
 
-  int64_t n() const override { return n_; }
-  int64_t k() const override { return k_; }
+  int64_t n() const override { return shape_.n; }
+  int64_t k() const override { return shape_.k; }
   int64_t bytes() const override {
     return static_cast<int64_t>(weights_.get_desc().get_size() + bias_.size() * sizeof(float));
   }
@@ -106,7 +166,7 @@ class OneDnnMatrix final : public PackedMatrix {
       Run(rows, a, c);
     } catch (const dnnl::error& e) {
       return absl::InternalError(absl::StrFormat(
-          "oneDNN matrix product [%d, %d] x [%d, %d] failed: %s", rows, k_, k_, n_, e.what()));
+          "oneDNN matrix product [%d, %d] x [%d, %d] failed: %s", rows, k(), k(), n(), e.what()));
     } catch (const std::bad_alloc&) {
       return absl::ResourceExhaustedError("out of memory in a matrix product");
     }
@@ -114,30 +174,11 @@ class OneDnnMatrix final : public PackedMatrix {
   }
 
  private:
-  struct Plan {
-    dnnl::matmul primitive;
-    memory::desc src, dst, scratchpad;
-  };
-
-  dnnl::matmul::primitive_desc Describe(int64_t rows, const memory::desc& weights) const {
-    const memory::desc src({rows, k_}, input_type_, memory::format_tag::ab);
-    const memory::desc dst({rows, n_}, memory::data_type::f32, memory::format_tag::ab);
-    dnnl::primitive_attr attr;
-    attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
-    if (bias_.empty()) {
-      return {dnnl::matmul::desc(src, weights, dst), attr, engine_};
-    }
-    const memory::desc bias({1, n_}, memory::data_type::f32, memory::format_tag::ab);
-    return {dnnl::matmul::desc(src, weights, bias, dst), attr, engine_};
-  }
-
   const Plan& PlanFor(int64_t rows) const {
     std::lock_guard lock(mutex_);
     auto found = plans_.find(rows);
     if (found != plans_.end()) return found->second;
-    const auto pd = Describe(rows, weights_.get_desc());
-    Plan plan{dnnl::matmul(pd), pd.src_desc(), pd.dst_desc(), pd.scratchpad_desc()};
-    return plans_.emplace(rows, std::move(plan)).first->second;
+    return plans_.emplace(rows, shape_.MakePlan(rows, weights_.get_desc(), engine_)).first->second;
   }
 
   // The last rows of a bucket may lie behind the caller's arrays: they go through a small copy.
@@ -145,14 +186,14 @@ class OneDnnMatrix final : public PackedMatrix {
     const int64_t bucket = RowBucket(rows);
     if (bucket == rows) return Execute(bucket, a, c);
     thread_local std::vector<float> padded_in, padded_out;
-    const size_t row_bytes = static_cast<size_t>(k_) * memory::data_type_size(input_type_);
+    const size_t row_bytes = static_cast<size_t>(k()) * memory::data_type_size(shape_.input_type);
     padded_in.resize((static_cast<size_t>(bucket) * row_bytes + 3) / 4);
-    padded_out.resize(static_cast<size_t>(bucket) * n_);
+    padded_out.resize(static_cast<size_t>(bucket * n()));
     char* in = reinterpret_cast<char*>(padded_in.data());
     std::memcpy(in, a, rows * row_bytes);
     std::memset(in + rows * row_bytes, 0, (bucket - rows) * row_bytes);
     Execute(bucket, in, padded_out.data());
-    std::memcpy(c, padded_out.data(), static_cast<size_t>(rows) * n_ * sizeof(float));
+    std::memcpy(c, padded_out.data(), static_cast<size_t>(rows * n()) * sizeof(float));
   }
 
   void Execute(int64_t rows, const void* a, float* c) const {
@@ -165,19 +206,17 @@ class OneDnnMatrix final : public PackedMatrix {
         {DNNL_ARG_WEIGHTS, weights_},
         {DNNL_ARG_DST, memory(plan.dst, engine_, c)},
         {DNNL_ARG_SCRATCHPAD, memory(plan.scratchpad, engine_, scratch.data())}};
-    if (!bias_.empty()) {
-      const memory::desc bias({1, n_}, memory::data_type::f32, memory::format_tag::ab);
-      args.emplace(DNNL_ARG_BIAS, memory(bias, engine_, const_cast<float*>(bias_.data())));
+    if (shape_.has_bias) {
+      args.emplace(DNNL_ARG_BIAS, memory(shape_.Bias(), engine_, const_cast<float*>(bias_.data())));
     }
     plan.primitive.execute(stream, args);
     stream.wait();
   }
 
-  const int64_t n_, k_;
-  const memory::data_type input_type_;
+  const ProductShape shape_;
   dnnl::engine engine_;
+  const std::vector<float> bias_;
   memory weights_;
-  std::vector<float> bias_;
   mutable std::mutex mutex_;
   mutable std::map<int64_t, Plan> plans_;  // by row bucket; entries never move
 };
@@ -201,12 +240,6 @@ class ReferenceMatrix final : public PackedMatrix {
   const int64_t n_, k_;
   const std::vector<float> weights_, bias_;
 };
-
-int64_t TotalRows(const std::vector<TensorView>& weights) {
-  int64_t n = 0;
-  for (const TensorView& w : weights) n += w.shape[0];
-  return n;
-}
 
 }  // namespace
 
@@ -238,10 +271,7 @@ absl::StatusOr<std::unique_ptr<PackedMatrix>> PackWithOneDnn(const std::vector<T
   absl::Status status = CheckShapes(weights, biases);
   if (!status.ok()) return status;
   try {
-    auto matrix =
-        std::make_unique<OneDnnMatrix>(TotalRows(weights), weights[0].shape[1], input_type);
-    matrix->Pack(Concatenate(weights), Concatenate(biases), typical_rows);
-    return matrix;
+    return std::make_unique<OneDnnMatrix>(weights, biases, input_type, typical_rows);
   } catch (const dnnl::error& e) {
     return absl::InternalError(absl::StrCat("oneDNN cannot pack a weight matrix: ", e.what()));
   } catch (const std::bad_alloc&) {
