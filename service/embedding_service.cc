@@ -1,6 +1,7 @@
 // EmbeddingService: thin reactors over TextJob and StreamSession.
 
 #include <grpcpp/server_context.h>
+#include <grpcpp/support/byte_buffer.h>
 #include <grpcpp/support/server_callback.h>
 
 #include <memory>
@@ -23,14 +24,16 @@ absl::Status Authorize(const AuthorizeFn& authorize, const grpc::CallbackServerC
 }
 
 // Lives from the call's start to OnDone. The session calls it under its mutex and forgets it at
-// Finish; gRPC's reactions go to the session.
-class DocumentReactor final
-    : public grpc::ServerBidiReactor<v1::EmbedDocumentRequest, v1::EmbedDocumentResponse>,
-      public StreamTransport {
+// Finish; gRPC's reactions go to the session. Messages are parsed here, not by gRPC: to gRPC's
+// callback API a message that does not parse looks like a half-close, and a document that was cut
+// there would be taken for whole.
+class DocumentReactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>,
+                              public StreamTransport {
  public:
   DocumentReactor(ServiceContext& context, Timers& timers, grpc::CallbackServerContext& call,
                   const absl::Status& admission)
-      : call_(call),
+      : context_(context),
+        call_(call),
         timer_(context, Rpc::kEmbedDocument, "EmbedDocument", AdoptRequestId(call)),
         session_(StreamSession::Create(
             context, timers,
@@ -42,9 +45,8 @@ class DocumentReactor final
   }
 
   void OnReadDone(bool ok) override {
-    if (ok) {
-      session_->OnMessage(std::move(request_));
-    } else if (call_.IsCancelled()) {
+    if (ok) return OnBytes();
+    if (call_.IsCancelled()) {
       session_->OnCancel();
     } else {
       session_->OnReadsEnded();
@@ -58,12 +60,27 @@ class DocumentReactor final
   }
 
  private:
+  void OnBytes() {
+    v1::EmbedDocumentRequest message;
+    if (grpc::SerializationTraits<v1::EmbedDocumentRequest>::Deserialize(&request_, &message)
+            .ok()) {
+      session_->OnMessage(std::move(message));
+    } else {
+      session_->OnMalformedMessage();
+    }
+  }
   void StartRead() override {
     request_.Clear();
     ServerBidiReactor::StartRead(&request_);
   }
   void StartWrite(const v1::EmbedDocumentResponse& response) override {
-    ServerBidiReactor::StartWrite(&response);
+    bool own;
+    response_.Clear();
+    grpc::Status status =
+        grpc::SerializationTraits<v1::EmbedDocumentResponse>::Serialize(response, &response_, &own);
+    // Fails only for messages beyond 2 GiB; an empty message would be no worse than a crash.
+    if (!status.ok()) context_.metrics.Bug("response_serialization");
+    ServerBidiReactor::StartWrite(&response_);
   }
   void Finish(const absl::Status& status) override {
     timer_.SetStatus(status);
@@ -71,8 +88,9 @@ class DocumentReactor final
   }
   void Abort() override { call_.TryCancel(); }
 
+  ServiceContext& context_;
   grpc::CallbackServerContext& call_;
-  v1::EmbedDocumentRequest request_;
+  grpc::ByteBuffer request_, response_;
   RpcTimer timer_;
   const std::shared_ptr<StreamSession> session_;
 };
@@ -117,7 +135,10 @@ class TextsReactor final : public grpc::ServerUnaryReactor {
   const std::shared_ptr<TextJob> job_;
 };
 
-class EmbeddingServiceImpl final : public v1::EmbeddingService::CallbackService {
+using EmbeddingServiceBase = v1::EmbeddingService::WithRawCallbackMethod_EmbedDocument<
+    v1::EmbeddingService::WithCallbackMethod_EmbedTexts<v1::EmbeddingService::Service>>;
+
+class EmbeddingServiceImpl final : public EmbeddingServiceBase {
  public:
   EmbeddingServiceImpl(ServiceContext& context, AuthorizeFn authorize)
       : context_(context), authorize_(std::move(authorize)) {}
@@ -128,7 +149,7 @@ class EmbeddingServiceImpl final : public v1::EmbeddingService::CallbackService 
     return new TextsReactor(context_, *call, Authorize(authorize_, *call), *request, response);
   }
 
-  grpc::ServerBidiReactor<v1::EmbedDocumentRequest, v1::EmbedDocumentResponse>* EmbedDocument(
+  grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* EmbedDocument(
       grpc::CallbackServerContext* call) override {
     return new DocumentReactor(context_, timers_, *call, Authorize(authorize_, *call));
   }

@@ -105,6 +105,7 @@ void StreamMachine::Handle(const SessionEvent& event, StreamActions& out) {
 
 void StreamMachine::OnMessage(const SessionEvent& event, StreamActions& out) {
   if (event.kind == Kind::kEmptyMessage) {
+    if (!event.status.ok()) return End(event.status, out);
     return End(Invalid("message is none of header, chunk and passage_break", "EMPTY_MESSAGE"), out);
   }
   if (event.kind == Kind::kHeader) {

@@ -167,6 +167,14 @@ absl::Status StreamSession::AcceptHeaderLocked(const v1::DocumentHeader& header)
   return absl::OkStatus();
 }
 
+void StreamSession::OnMalformedMessage() {
+  Guard guard(*this);
+  SessionEvent event{.kind = Kind::kEmptyMessage};
+  event.status = WithReason(absl::InvalidArgumentError("message is no EmbedDocumentRequest"),
+                            "MALFORMED_MESSAGE");
+  StepLocked(std::move(event));
+}
+
 void StreamSession::OnReadsEnded() {
   Guard guard(*this);
   StepLocked({.kind = Kind::kReadsEnded});

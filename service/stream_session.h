@@ -67,6 +67,8 @@ class StreamSession : public std::enable_shared_from_this<StreamSession> {
   // until its Finish was called.
   void Start(StreamTransport* transport, const absl::Status& admission);
   void OnMessage(v1::EmbedDocumentRequest&& message);
+  // Instead of OnMessage, when the bytes are no EmbedDocumentRequest.
+  void OnMalformedMessage();
   void OnReadsEnded();
   void OnWriteDone(bool ok);
   void OnCancel();

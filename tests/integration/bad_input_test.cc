@@ -1,6 +1,7 @@
 // Over loopback: every kind of bad input gets its status, its reason, and nothing stays behind.
 
 #include <gmock/gmock.h>
+#include <grpcpp/generic/generic_stub.h>
 #include <gtest/gtest.h>
 
 #include <string>
@@ -172,6 +173,45 @@ TEST_F(BadInput, SpansBehindTheEndOfTheDocument) {
   });
   EXPECT_EQ(answer.status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
   EXPECT_EQ(answer.reason, "INVALID_PASSAGE");
+}
+
+// Bytes that are no message in the middle of a document must not pass for its end.
+TEST_F(BadInput, MalformedMessage) {
+  auto channel = grpc::CreateChannel("127.0.0.1:" + std::to_string(harness_->server().port()),
+                                     grpc::InsecureChannelCredentials());
+  grpc::GenericStub stub(channel);
+  grpc::ClientContext context;
+  grpc::CompletionQueue queue;
+  auto call = stub.PrepareCall(&context, "/longdoc.v1.EmbeddingService/EmbedDocument", &queue);
+  const auto wait = [&queue] {
+    void* tag;
+    bool ok = false;
+    return queue.Next(&tag, &ok) && ok;
+  };
+  const auto send = [&](const std::string& bytes) {
+    const grpc::Slice slice(bytes);
+    call->Write(grpc::ByteBuffer(&slice, 1), nullptr);
+    return wait();
+  };
+  call->StartCall(nullptr);
+  ASSERT_TRUE(wait());
+  v1::EmbedDocumentRequest header, chunk;
+  header.mutable_header();
+  chunk.mutable_chunk()->set_text("the word");
+  ASSERT_TRUE(send(header.SerializeAsString()));
+  ASSERT_TRUE(send(chunk.SerializeAsString()));
+  ASSERT_TRUE(send("\xff\xff\xff"));
+  grpc::Status status;
+  call->Finish(&status, nullptr);
+  ASSERT_TRUE(wait());
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << status.error_message();
+  const auto& trailing = context.GetServerTrailingMetadata();
+  auto reason = trailing.find("longdoc-reason");
+  ASSERT_NE(reason, trailing.end());
+  EXPECT_EQ(reason->second, "MALFORMED_MESSAGE");
+  queue.Shutdown();
+  while (wait()) {
+  }
 }
 
 // gRPC itself refuses it, before our code sees it: the code is fixed, there is no reason.

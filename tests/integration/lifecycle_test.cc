@@ -17,15 +17,6 @@ namespace {
 // A document that keeps two cores busy for a while, however fast they are.
 std::string LongText() { return SampleText(60'000, 9); }
 
-bool WaitFor(const std::function<bool()>& condition) {
-  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() > end) return false;
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  }
-  return true;
-}
-
 // Sends a long document and returns once the engine runs it.
 void SendLong(RpcHarness& harness, DocumentCall& call, const v1::DocumentHeader& header) {
   const std::string text = LongText();

@@ -110,6 +110,15 @@ RpcHarness::~RpcHarness() {
   server_.reset();
 }
 
+bool WaitFor(const std::function<bool()>& condition) {
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  while (!condition()) {
+    if (std::chrono::steady_clock::now() > end) return false;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  return true;
+}
+
 bool RpcHarness::WaitUntilIdle(double* seconds) const {
   const auto start = std::chrono::steady_clock::now();
   auto elapsed = [start] {

@@ -48,6 +48,9 @@ class RpcHarness {
   std::unique_ptr<v1::ModelService::Stub> models_;
 };
 
+// Polls until the condition holds; false after twenty seconds.
+bool WaitFor(const std::function<bool()>& condition);
+
 // What came back from one EmbedDocument call.
 struct DocumentAnswer {
   grpc::Status status;

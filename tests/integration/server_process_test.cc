@@ -126,6 +126,7 @@ TEST(ServerProcess, ExitCodes) {
   const std::string unknown = WriteConfig("unknown", "limits {\n no_such_field: 1 }");
   const std::vector<Case> cases = {
       {{"--version"}, 0, "longdoc-server "},
+      {{"--help"}, 1, "--metrics_listen"},  // Abseil's exit code
       {With(ServeFlags(), {"--check_config"}), 0, "configuration is valid"},
       {With(ServeFlags(), {"--check_config", "--config=" + good}), 0, "valid"},
       {With(ServeFlags(), {"--check_config", "--config=" + bad}), 2, "limits.max_texts"},

@@ -158,8 +158,8 @@ TEST_F(ServerTest, DrainLetsRunningDocumentsFinish) {
   options.lifecycle.drain_delay = absl::Milliseconds(50);
   Start(options);
   const auto channel = Channel();
-  const auto readiness = WatchHealth(channel, "readiness");
-  const auto liveness = WatchHealth(channel, "liveness");
+  auto readiness = WatchHealth(channel, "readiness");
+  auto liveness = WatchHealth(channel, "liveness");
   std::string answer;
   ASSERT_TRUE(readiness->Read(&answer));
   EXPECT_EQ(HealthName(answer), "SERVING");
@@ -188,6 +188,8 @@ TEST_F(ServerTest, DrainLetsRunningDocumentsFinish) {
   const grpc::Status status = document.Finish();
   EXPECT_TRUE(status.ok()) << status.error_message();
   EXPECT_TRUE(document.got_result);
+  readiness.reset();  // watchers that stay would be waited for, two seconds
+  liveness.reset();
   drain.join();
   const std::string metrics = HttpGet(server_->metrics_port(), "/metrics").body;
   EXPECT_THAT(metrics, HasSubstr("longdoc_draining 1\n"));
