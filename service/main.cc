@@ -17,6 +17,7 @@
 #include "absl/flags/parse.h"
 #include "absl/flags/usage.h"
 #include "absl/flags/usage_config.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "engine/base/status_macros.h"
@@ -188,6 +189,15 @@ int main(int argc, char** argv) {
   absl::FlagsUsageConfig usage;
   usage.version_string = [] {
     return absl::StrCat("longdoc-server ", longdoc::service::kVersion, "\n");
+  };
+  // --help shows the flags of this file, under its name within the repository.
+  usage.contains_help_flags = [](absl::string_view file) {
+    return absl::EndsWith(file, "service/main.cc");
+  };
+  usage.normalize_filename = [](absl::string_view file) {
+    return std::string(file.substr(file.rfind("service/main.cc") == absl::string_view::npos
+                                       ? 0
+                                       : file.rfind("service/main.cc")));
   };
   absl::SetFlagsUsageConfig(usage);
   const std::vector<char*> rest = absl::ParseCommandLine(argc, argv);

@@ -39,9 +39,15 @@ constexpr char kLiveness[] = "liveness";
 // "" is the name of clients that ask for the server as a whole.
 constexpr const char* kReadinessNames[] = {"", "readiness", "longdoc.v1.EmbeddingService",
                                            "longdoc.v1.ModelService"};
-// Between refusing connections and cancelling what is left. Our handlers are done by then or out of
-// time; what remains are health watchers, who would never leave.
-constexpr auto kCancelTime = std::chrono::milliseconds(100);
+// From refusing connections to cancelling what is left. After a drain that is calls which gRPC had
+// taken in but not yet shown to us (they get UNAVAILABLE), and health watchers, who never leave.
+constexpr auto kLastCallsTime = std::chrono::seconds(2);
+// Calls that cross the shutdown on the wire get CANCELLED from gRPC 1.51. So the server goes on to
+// refuse with UNAVAILABLE until it has been quiet for a while, or clients do not let it be.
+constexpr auto kQuietTime = std::chrono::milliseconds(200);
+constexpr auto kLongestQuietWait = std::chrono::seconds(2);
+// When the grace period is over, or nobody asked for a drain.
+constexpr auto kNoTime = std::chrono::milliseconds(50);
 constexpr auto kPollInterval = std::chrono::milliseconds(5);
 
 double SecondsSince(Clock::time_point start) {
@@ -122,7 +128,8 @@ struct Server::Impl {
   int64_t RunningRpcs() const {  // streams are RPCs too, but leave the two counts one by one
     return std::max<int64_t>(context->inflight_rpcs, context->open_streams);
   }
-  void StopGrpc();
+  void WaitForQuiet() const;
+  void StopGrpc(std::chrono::milliseconds cancel_after);
 
   const ServerOptions options;
   Metrics metrics;
@@ -229,17 +236,26 @@ void Server::Impl::SetReady(bool ready) {
   for (const char* name : kReadinessNames) health->SetServingStatus(name, ready);
 }
 
-// Cancels what still runs and ends the gRPC server. The engine must still run: cancelled handlers
-// wait for its answer.
-void Server::Impl::StopGrpc() {
+void Server::Impl::WaitForQuiet() const {
+  const Clock::time_point end = Clock::now() + kLongestQuietWait;
+  Clock::time_point quiet_since = Clock::now();
+  while (Clock::now() < end && Clock::now() - quiet_since < kQuietTime) {
+    std::this_thread::sleep_for(kPollInterval);
+    if (RunningRpcs() > 0) quiet_since = Clock::now();
+  }
+}
+
+// Ends the gRPC server; what still runs after `cancel_after` is cancelled. The engine must still
+// run: cancelled handlers wait for its answer.
+void Server::Impl::StopGrpc(std::chrono::milliseconds cancel_after) {
   if (grpc == nullptr || stopped) return;
   stopped = true;
-  grpc->Shutdown(std::chrono::system_clock::now() + kCancelTime);
+  grpc->Shutdown(std::chrono::system_clock::now() + cancel_after);
   grpc->Wait();
 }
 
 Server::Impl::~Impl() {
-  StopGrpc();
+  StopGrpc(kNoTime);
   if (engine != nullptr) engine->Stop();
   tokenizers.reset();  // joins: jobs of cancelled requests may still refer to the services
   metrics.AttachEngine(nullptr);
@@ -279,7 +295,8 @@ void Server::Drain() {
   const Clock::time_point end = Clock::now() + absl::ToChronoNanoseconds(lifecycle.drain_grace);
   while (impl_->RunningRpcs() > 0 && Clock::now() < end) std::this_thread::sleep_for(kPollInterval);
   const int64_t cut = impl_->RunningRpcs();
-  impl_->StopGrpc();
+  if (cut == 0) impl_->WaitForQuiet();
+  impl_->StopGrpc(cut > 0 ? kNoTime : kLastCallsTime);
   impl_->engine->Stop();
   Log(cut > 0 ? LogLevel::kWarning : LogLevel::kInfo, "drain finished",
       {{"seconds", SecondsSince(start)}, {"cancelled", cut}});

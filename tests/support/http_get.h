@@ -15,18 +15,26 @@ struct HttpReply {
   std::string head, body;
 };
 
-// Sends `request` as it is to 127.0.0.1:port and reads until the server closes.
-inline HttpReply HttpRaw(int port, const std::string& request) {
-  HttpReply reply;
+// A connected socket to 127.0.0.1:port, or -1.
+inline int ConnectTo(int port) {
   const int fd = socket(AF_INET, SOCK_STREAM, 0);
   sockaddr_in address = {};
   address.sin_family = AF_INET;
   address.sin_port = htons(static_cast<uint16_t>(port));
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  if (connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0) return fd;
+  close(fd);
+  return -1;
+}
+
+// Sends `request` as it is to 127.0.0.1:port and reads until the server closes.
+inline HttpReply HttpRaw(int port, const std::string& request) {
+  HttpReply reply;
+  const int fd = ConnectTo(port);
+  if (fd < 0) return reply;
   std::string text;
-  if (connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0 &&
-      send(fd, request.data(), request.size(), MSG_NOSIGNAL) ==
-          static_cast<ssize_t>(request.size())) {
+  if (send(fd, request.data(), request.size(), MSG_NOSIGNAL) ==
+      static_cast<ssize_t>(request.size())) {
     char buffer[16384];
     ssize_t n;
     while ((n = read(fd, buffer, sizeof(buffer))) > 0) text.append(buffer, static_cast<size_t>(n));

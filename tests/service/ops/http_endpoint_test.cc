@@ -13,6 +13,7 @@
 namespace longdoc::service {
 namespace {
 
+using ::longdoc::testing::ConnectTo;
 using ::longdoc::testing::HttpGet;
 using ::longdoc::testing::HttpRaw;
 using ::testing::HasSubstr;
@@ -81,6 +82,16 @@ TEST_F(HttpEndpointTest, ManyAtOnce) {
   }
   for (auto& thread : threads) thread.join();
   EXPECT_EQ(good, 80);
+}
+
+TEST_F(HttpEndpointTest, StalledClientsDoNotHoldUpProbes) {
+  std::vector<int> stalled;
+  for (int i = 0; i < 3; ++i) stalled.push_back(ConnectTo(endpoint_->port()));
+  for (int i = 0; i < 5; ++i) EXPECT_EQ(HttpGet(endpoint_->port(), "/healthz").status, 200);
+  for (int fd : stalled) {
+    EXPECT_GE(fd, 0);
+    close(fd);
+  }
 }
 
 TEST_F(HttpEndpointTest, PortInUseIsAnError) {
