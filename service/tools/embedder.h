@@ -81,6 +81,7 @@ class Embedder {
 
 struct LocalOptions {
   std::string model_dir;
+  int64_t max_tokens = 0;  // of a document, special tokens included
   EngineOptions engine;
 };
 // Loads the model into an engine of its own.

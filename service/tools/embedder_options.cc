@@ -27,6 +27,8 @@ void AddEmbedderOptions(OptionParser& parser, EmbedderArgs* args) {
                 &args->threads);
   parser.AddChoice("device", {"auto", "cpu", "reference"},
                    "in-process; reference is slow and plain", &args->device);
+  parser.AddInt("max-tokens", "N", "in-process limit of a document; see --overflow", 1,
+                int64_t{1} << 31, &args->max_tokens);
   AddServerOptions(parser, &args->remote);
 }
 
@@ -38,7 +40,7 @@ std::string CheckEmbedderArgs(const OptionParser& parser, const EmbedderArgs& ar
     }
     return "";
   }
-  for (const char* name : {"dtype", "threads", "device"}) {
+  for (const char* name : {"dtype", "threads", "device", "max-tokens"}) {
     if (parser.WasGiven(name)) {
       return std::string("--") + name + " is for --model DIR; a server has its own configuration";
     }
@@ -59,6 +61,7 @@ absl::StatusOr<std::unique_ptr<Embedder>> MakeEmbedder(const EmbedderArgs& args)
   }
   LocalOptions local;
   local.model_dir = args.model;
+  local.max_tokens = args.max_tokens;
   local.engine.device = args.device;
   local.engine.compute_type = ParseComputeType(args.dtype);
   local.engine.num_threads = static_cast<int>(args.threads);

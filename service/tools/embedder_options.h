@@ -16,6 +16,7 @@ struct EmbedderArgs {
   std::string model;     // a directory in-process, a name with a server
   std::string dtype = "auto", device = "auto";
   int64_t threads = 0;
+  int64_t max_tokens = int64_t{16} << 20;  // of a document, in-process
 };
 
 void AddServerOptions(OptionParser& parser, RemoteOptions* remote);

@@ -17,8 +17,9 @@ namespace longdoc::tools {
 namespace {
 
 constexpr size_t kChunkBytes = 64 << 10;
-// Nobody else shares this process: the machine's memory is the limit, through the engine's plan.
-constexpr DocumentLimits kLimits = {int64_t{1} << 30, int64_t{1} << 40, int64_t{1} << 24};
+// Nobody else shares this process: only tokens are limited, and memory, by the engine's plan.
+constexpr int64_t kMaxBytes = int64_t{1} << 40;
+constexpr int64_t kMaxPassages = int64_t{1} << 24;
 
 double SecondsSince(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -26,8 +27,11 @@ double SecondsSince(std::chrono::steady_clock::time_point start) {
 
 class LocalEmbedder final : public Embedder {
  public:
-  LocalEmbedder(std::unique_ptr<Engine> engine, std::shared_ptr<const Model> model)
-      : engine_(std::move(engine)), model_(std::move(model)) {}
+  LocalEmbedder(std::unique_ptr<Engine> engine, std::shared_ptr<const Model> model,
+                int64_t max_tokens)
+      : engine_(std::move(engine)),
+        model_(std::move(model)),
+        limits_{max_tokens, kMaxBytes, kMaxPassages} {}
 
   absl::StatusOr<EmbedSummary> Embed(const EmbedOptions& options, DocumentInput& document,
                                      EmbedSink& sink) override;
@@ -43,6 +47,7 @@ class LocalEmbedder final : public Embedder {
 
   std::unique_ptr<Engine> engine_;
   std::shared_ptr<const Model> model_;
+  const DocumentLimits limits_;
 };
 
 absl::StatusOr<TokenizedDocument> LocalEmbedder::Tokenize(const EmbedOptions& options,
@@ -50,7 +55,7 @@ absl::StatusOr<TokenizedDocument> LocalEmbedder::Tokenize(const EmbedOptions& op
                                                           EmbedSink& sink) {
   ASSIGN_OR_RETURN(
       std::unique_ptr<DocumentBuilder> builder,
-      DocumentBuilder::Create(model_->tokenizer(), options.passages, options.overflow, kLimits));
+      DocumentBuilder::Create(model_->tokenizer(), options.passages, options.overflow, limits_));
   if (document.source == nullptr) {
     RETURN_IF_ERROR(builder->AppendIds(document.ids));
     return builder->Finish();
@@ -194,7 +199,7 @@ absl::StatusOr<std::unique_ptr<Embedder>> NewLocalEmbedder(const LocalOptions& o
   ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine, Engine::Create(options.engine));
   ASSIGN_OR_RETURN(std::shared_ptr<const Model> model,
                    engine->LoadModel("local", options.model_dir));
-  return std::make_unique<LocalEmbedder>(std::move(engine), std::move(model));
+  return std::make_unique<LocalEmbedder>(std::move(engine), std::move(model), options.max_tokens);
 }
 
 }  // namespace longdoc::tools

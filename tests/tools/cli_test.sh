@@ -153,6 +153,9 @@ in_process() {
     "$longdoc" embed --model "$work/model" --dimensions 8 --encoding binary "$work/text"
   expect 0 '"encoding":"int8","scale":' "$longdoc" embed --model "$work/model" --encoding int8 "$work/text"
   expect 0 '"encoding":"float16"' "$longdoc" embed --model "$work/model" --encoding float16 "$work/text"
+  expect 1 'TOO_MANY_TOKENS' "$longdoc" embed --quiet --model "$work/model" --max-tokens 10 "$work/text"
+  expect 0 '"tokens":10,.*"truncated":true' \
+    "$longdoc" embed --model "$work/model" --max-tokens 10 --overflow truncate-end "$work/text"
   expect 0 '"kind":"token","document":"[^"]*","index":1,' \
     "$longdoc" embed --model "$work/model" --token-vectors "$work/hello.txt"
 }
