@@ -18,25 +18,8 @@ constexpr std::chrono::milliseconds kSweepInterval(20);
 constexpr double kProgressStep = 0.002;
 // Before anything has run: a cautious guess per worker.
 constexpr double kFirstRate = 4e10;
-constexpr double kRateSmoothing = 0.3;
-
-double Seconds(std::chrono::steady_clock::duration d) {
-  return std::chrono::duration<double>(d).count();
-}
 
 }  // namespace
-
-struct Scheduler::Reservation {
-  std::shared_ptr<std::atomic<int64_t>> total;
-  int64_t bytes;
-  Reservation(std::shared_ptr<std::atomic<int64_t>> total, int64_t bytes)
-      : total(std::move(total)), bytes(bytes) {}
-  ~Reservation() { *total -= bytes; }
-  void ShrinkTo(int64_t smaller) {
-    *total -= bytes - smaller;
-    bytes = smaller;
-  }
-};
 
 Scheduler::Scheduler(Backend& backend, const EngineOptions& options)
     : backend_(backend),
@@ -131,16 +114,10 @@ void Scheduler::SweepQueues(Finished* dropped) {
   }
 }
 
-void Scheduler::Deliver(Finished finished) {
-  for (auto& [pending, result] : finished) {
-    std::move(pending.task.on_done)(std::move(result));
-  }
-}
-
 bool Scheduler::Reserve(int64_t bytes, int64_t limit, Running& running) {
   if (*reserved_bytes_ + bytes > limit) return false;
   *reserved_bytes_ += bytes;
-  running.reservation = std::make_shared<Reservation>(reserved_bytes_, bytes);
+  running.reservation = std::make_shared<ByteReservation>(reserved_bytes_, bytes);
   return true;
 }
 
@@ -306,94 +283,6 @@ void Scheduler::AfterStep(std::unique_lock<std::mutex>& lock,
   }
 }
 
-void Scheduler::UpdateRates(const Running& running, const EncodeStats& stats) {
-  const EncoderConfig& config = running.tasks[0].model->config();
-  const double workers = static_cast<double>(workers_.size());
-  const double dense = DenseFlopsPerToken(config) * static_cast<double>(stats.tokens);
-  const double tile_flops =
-      4.0 * kernels::kQueryBlock * kernels::kKeyBlock * static_cast<double>(config.head_dim);
-  const double attention = tile_flops * static_cast<double>(stats.tiles_computed);
-  auto update = [&](double flops, double seconds, double* rate) {
-    if (seconds < 1e-3) return;
-    *rate += kRateSmoothing * (flops / seconds * workers - *rate);
-  };
-  update(dense, stats.dense_seconds, &dense_rate_);
-  update(attention, stats.attention_seconds, &attention_rate_);
-}
-
-void Scheduler::Complete(std::unique_lock<std::mutex>& lock,
-                         const std::shared_ptr<Running>& running) {
-  running->advancing = true;  // nobody else touches it any more
-  (running->is_short ? short_running_ : long_running_).remove(running);
-  Finished finished;
-  EncodeStats stats;
-  if (running->pass != nullptr) {
-    stats = running->pass->stats();
-    if (running->failure.ok()) UpdateRates(*running, stats);
-  }
-  stats.compute_seconds = Seconds(Clock::now() - running->started);
-  stats_.batches += 1;
-  stats_.batch_sequences += static_cast<int64_t>(running->tasks.size());
-  stats_.batch_tokens += stats.tokens;
-  stats_.tiles_computed += stats.tiles_computed;
-  stats_.tiles_dense += stats.tiles_dense;
-  stats_.attention_seconds += stats.attention_seconds;
-  stats_.dense_seconds += stats.dense_seconds;
-  if (running->failure.ok()) stats_.tokens_encoded += stats.tokens;
-  for (Pending& p : running->tasks) {
-    stats_.running_tasks -= 1;
-    stats_.running_tokens -= static_cast<int64_t>(p.task.ids.size());
-  }
-  const bool ok = running->failure.ok();
-  lock.unlock();
-  // Frees everything but what token vectors need, before anyone is told.
-  bool keep_x = false;
-  for (const Pending& p : running->tasks) keep_x |= ok && p.task.want_token_vectors;
-  std::shared_ptr<const void> owner;
-  if (running->pass != nullptr) {
-    PassBuffers& buffers = *running->pass->buffers();
-    buffers.q.Reset();
-    buffers.kv.Reset();
-    buffers.bounds.Reset();
-    if (keep_x) {
-      running->reservation->ShrinkTo(buffers.x.bytes());
-      owner =
-          std::make_shared<std::pair<std::shared_ptr<PassBuffers>, std::shared_ptr<Reservation>>>(
-              running->pass->buffers(), running->reservation);
-    } else {
-      buffers.x.Reset();
-    }
-  }
-  running->reservation.reset();
-  for (size_t i = 0; i < running->tasks.size(); ++i) {
-    Pending& p = running->tasks[i];
-    absl::Status status = ok ? p.task.cancellation->Check() : running->failure;
-    if (!status.ok()) {
-      finished.emplace_back(std::move(p), std::move(status));
-      continue;
-    }
-    PassSequence& sequence = running->pass->sequences()[i];
-    EncodeResult result;
-    result.document = std::move(sequence.document);
-    result.passages = std::move(sequence.passages);
-    if (p.task.want_token_vectors) {
-      result.token_vectors = running->pass->buffers()->x.as<float>() +
-                             running->pass->first_token(i) * p.model->config().hidden_size;
-      result.token_owner = owner;
-    }
-    result.stats = stats;
-    result.stats.tokens = static_cast<int64_t>(p.task.ids.size());
-    result.stats.queue_seconds = Seconds(running->started - p.submitted);
-    result.stats.planned_bytes = p.peak_bytes;
-    finished.emplace_back(std::move(p), std::move(result));
-  }
-  owner.reset();
-  running->pass.reset();
-  Deliver(std::move(finished));
-  lock.lock();
-  wake_.notify_all();
-}
-
 void Scheduler::Stop() {
   Finished dropped;
   {
@@ -419,27 +308,6 @@ void Scheduler::Stop() {
     list->clear();
   }
   Deliver(std::move(dropped));
-}
-
-EngineStats Scheduler::stats() const {
-  std::lock_guard lock(mutex_);
-  EngineStats stats = stats_;
-  stats.reserved_bytes = *reserved_bytes_;
-  stats.allocated_bytes = backend_.memory().allocated_bytes();
-  stats.peak_allocated_bytes = backend_.memory().peak_bytes();
-  stats.memory_budget_bytes = options_.memory_budget_bytes;
-  stats.scratch_bytes = scratch_bytes_;
-  return stats;
-}
-
-double Scheduler::dense_rate() const {
-  std::lock_guard lock(mutex_);
-  return dense_rate_;
-}
-
-double Scheduler::attention_rate() const {
-  std::lock_guard lock(mutex_);
-  return attention_rate_;
 }
 
 }  // namespace longdoc

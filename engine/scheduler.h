@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "engine/byte_reservation.h"
 #include "engine/engine.h"
 #include "engine/forward_pass.h"
 
@@ -55,13 +56,10 @@ class Scheduler {
   };
   using Finished = std::vector<std::pair<Pending, absl::StatusOr<EncodeResult>>>;
 
-  // Bytes counted against the budget until destroyed; shrinks to what token vectors keep.
-  struct Reservation;
-
   struct Running {
     std::unique_ptr<ForwardPass> pass;
     std::vector<Pending> tasks;  // in the order of pass->sequences()
-    std::shared_ptr<Reservation> reservation;
+    std::shared_ptr<ByteReservation> reservation;
     Clock::time_point started;
     bool is_short = false;
     bool starting = true;           // its pass is being made; no steps yet
@@ -84,10 +82,15 @@ class Scheduler {
   void ReportProgress(std::unique_lock<std::mutex>& lock, Running& running);
   void AfterStep(std::unique_lock<std::mutex>& lock, const std::shared_ptr<Running>& running);
   void Complete(std::unique_lock<std::mutex>& lock, const std::shared_ptr<Running>& running);
+  void CountFinished(const Running& running, const EncodeStats& stats);
   void CheckCancelled(Running& running);
   void SweepQueues(Finished* dropped);
   void CountQueued(const Pending& pending, int sign);
   void UpdateRates(const Running& running, const EncodeStats& stats);
+  // Without the mutex: the pass is nobody else's any more.
+  static std::shared_ptr<const void> FreeBuffers(Running& running);
+  static EncodeResult MakeResult(const Running& running, size_t index, const EncodeStats& stats,
+                                 const std::shared_ptr<const void>& token_owner);
   static void Deliver(Finished finished);
 
   Backend& backend_;

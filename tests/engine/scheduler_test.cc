@@ -171,7 +171,8 @@ TEST_F(SchedulerTest, FullQueueIsRefusedWithARetryDelay) {
   EXPECT_EQ(ReasonOf(refused), "QUEUE_FULL");
   EXPECT_GT(RetryDelaySecondsOf(refused), 0);
   for (Handle& h : accepted) h.token->Cancel();
-  for (Handle& h : accepted) EXPECT_FALSE(h.done.get().status().code() == absl::StatusCode::kUnknown);
+  for (Handle& h : accepted)
+    EXPECT_FALSE(h.done.get().status().code() == absl::StatusCode::kUnknown);
 }
 
 TEST_F(SchedulerTest, ADocumentThatCannotFitIsRefusedAndOthersWaitForMemory) {

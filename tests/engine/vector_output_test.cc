@@ -72,7 +72,7 @@ TEST(VectorOutput, HalfRoundsToNearestEven) {
   const std::string bytes = Encode(in, options);
   const float inf = std::numeric_limits<float>::infinity();
   const std::vector<float> want = {
-      1.0f, -2.5f,    65504.0f, 65504.0f,       inf,     inf,         0x1p-24f,
+      1.0f, -2.5f,    65504.0f, 65504.0f,       inf,     inf,     0x1p-24f,
       0.0f, 0x1p-23f, 1.0f,     1.0f + 0x1p-9f, 6.1e-5f, 0x1p-14f};
   for (size_t i = 0; i < in.size(); ++i) {
     if (in[i] == 6.1e-5f) {
