@@ -48,7 +48,7 @@ struct AttentionMask {
   // Block-sparse list in CSR form (null: none). Row r is the r-th query block of `block_tokens`
   // tokens, counted over the sequences in order (every sequence starts a new block); its columns are
   // key-block numbers within the row's own sequence, ascending and unique. A pair exists iff its
-  // block is listed. Not together with a window.
+  // block is listed; a column stands for `block_tokens` keys, too. Not together with a window.
   int64_t block_tokens = 0;  // a multiple of kKeyBlock
   const int64_t* block_row_offsets = nullptr;  // [rows + 1]
   const int32_t* block_columns = nullptr;

@@ -70,21 +70,28 @@ float LoadElement(DType storage, const void* base, int64_t i) {
   return value;
 }
 
+// Stores tiles of `store_rows` tokens, thread t every threads-th one: neighbours share key blocks.
 void Store(const CpuKernels& kernels, const AttentionProblem& p, const AttentionCase& c,
-           const AttentionTensors& t, int64_t store_rows) {
+           const AttentionTensors& t, const Partition& partition) {
   const int64_t dim = c.dim, q_width = c.heads * dim, kv_width = c.kv_heads * dim;
-  const int64_t stride = q_width + 2 * kv_width + 3;
-  std::vector<float> rows(store_rows * stride);
-  for (int64_t begin = 0; begin < c.tokens(); begin += store_rows) {
-    const int64_t count = std::min(store_rows, c.tokens() - begin);
-    for (int64_t r = 0; r < count; ++r) {
-      float* to = rows.data() + r * stride;
-      std::copy_n(t.q.data() + (begin + r) * q_width, q_width, to);
-      std::copy_n(t.k.data() + (begin + r) * kv_width, kv_width, to + q_width);
-      std::copy_n(t.v.data() + (begin + r) * kv_width, kv_width, to + q_width + kv_width);
+  const int64_t stride = q_width + 2 * kv_width + 3, step = partition.store_rows;
+  auto work = [&](int thread) {
+    std::vector<float> rows(step * stride);
+    for (int64_t begin = thread * step; begin < c.tokens(); begin += partition.threads * step) {
+      const int64_t count = std::min(step, c.tokens() - begin);
+      for (int64_t r = 0; r < count; ++r) {
+        float* to = rows.data() + r * stride;
+        std::copy_n(t.q.data() + (begin + r) * q_width, q_width, to);
+        std::copy_n(t.k.data() + (begin + r) * kv_width, kv_width, to + q_width);
+        std::copy_n(t.v.data() + (begin + r) * kv_width, kv_width, to + q_width + kv_width);
+      }
+      kernels.StoreQkv(p, begin, count, rows.data(), stride);
     }
-    kernels.StoreQkv(p, begin, count, rows.data(), stride);
-  }
+  };
+  std::vector<std::thread> threads;
+  for (int thread = 1; thread < partition.threads; ++thread) threads.emplace_back(work, thread);
+  work(0);
+  for (std::thread& thread : threads) thread.join();
 }
 
 AttentionStats RunUnits(const CpuKernels& kernels, const AttentionProblem& p,
@@ -169,7 +176,7 @@ AttentionResult RunKernels(const CpuKernels& kernels, const AttentionCase& c,
   AttentionResult result;
   result.error = CheckAttentionProblem(p);
   if (!result.error.empty()) return result;
-  Store(kernels, p, c, tensors, partition.store_rows);
+  Store(kernels, p, c, tensors, partition);
   for (int64_t s = 0; s < p.num_sequences; ++s) {
     for (int32_t h = 0; h < p.num_kv_heads; ++h) kernels.Bound(p, s, h);
   }
