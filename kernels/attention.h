@@ -16,15 +16,17 @@
 // Skipping (docs/attention.md; derivation: rules A and B): with B an upper bound of |q·(k−c)|·scale
 // from the norms of the *stored* (rounded) values and any per-(sequence, head) centre c, a key tile
 // at distance d from the query tile adds at most `epsilon` of the softmax mass when
-//   rule A:  d >= (2B + ln(2/epsilon)) / slope                                       (before the loop)
-//   rule B:  U_i − slope·d + ln(2/((1−e^−slope)·epsilon)) <= lse_i for every row i    (in the loop)
+//   rule A:  d >= (2B + ln(2/epsilon)) / slope                                       (before the
+//   loop) rule B:  U_i − slope·d + ln(2/((1−e^−slope)·epsilon)) <= lse_i for every row i    (in the
+//   loop)
 // so the output moves by at most 2·epsilon·max‖v‖. kExact uses d >= (2B + 87.4)/slope alone: there
 // every skipped weight is below the smallest normal float and exp() gives exactly 0, so no bit of
 // the result changes. Zero-slope heads and non-finite norms are never skipped.
 //
 // Numerics: fp32 accumulation, fp32 bias from tile-relative integer distances (exact to 2^24
-// tokens), fp32 slopes, natural exponent; weights below e^-87.3 of the running maximum are exactly 0. Rows without
-// any allowed key give 0. Results depend on neither the number of threads nor the other sequences.
+// tokens), fp32 slopes, natural exponent; weights below e^-87.3 of the running maximum are exactly
+// 0. Rows without any allowed key give 0. Results depend on neither the number of threads nor the
+// other sequences.
 #pragma once
 
 #include <cstdint>
@@ -44,12 +46,13 @@ enum class SkipMode : uint8_t {
 struct AttentionMask {
   bool causal = false;         // j <= i
   int64_t window_radius = -1;  // >= 0: |i−j| <= radius, or i or j is global; < 0: no window
-  int64_t num_global = 0;      // with a window: the first tokens of every sequence see and are seen by all
+  int64_t num_global =
+      0;  // with a window: the first tokens of every sequence see and are seen by all
   // Block-sparse list in CSR form (null: none). Row r is the r-th query block of `block_tokens`
-  // tokens, counted over the sequences in order (every sequence starts a new block); its columns are
-  // key-block numbers within the row's own sequence, ascending and unique. A pair exists iff its
-  // block is listed; a column stands for `block_tokens` keys, too. Not together with a window.
-  int64_t block_tokens = 0;  // a multiple of kKeyBlock
+  // tokens, counted over the sequences in order (every sequence starts a new block); its columns
+  // are key-block numbers within the row's own sequence, ascending and unique. A pair exists iff
+  // its block is listed; a column stands for `block_tokens` keys, too. Not together with a window.
+  int64_t block_tokens = 0;                    // a multiple of kKeyBlock
   const int64_t* block_row_offsets = nullptr;  // [rows + 1]
   const int32_t* block_columns = nullptr;
 };
@@ -67,11 +70,11 @@ struct AttentionProblem {
   const float* slopes = nullptr;        // [H] >= 0
   AttentionMask mask;
   SkipMode skip = SkipMode::kDense;
-  float epsilon = 0;              // kTolerance: in (0, 1)
-  DType storage = DType::kF32;    // kF32 or kBF16: of q, k, v and o as kept between the calls
-  void* q = nullptr;              // [T, H, D] of `storage`; Attend overwrites it with o
-  void* kv = nullptr;             // AttentionKvBytes(), 64-byte aligned, zero-filled before StoreQkv
-  void* bounds = nullptr;         // AttentionBoundsBytes(), 64-byte aligned
+  float epsilon = 0;            // kTolerance: in (0, 1)
+  DType storage = DType::kF32;  // kF32 or kBF16: of q, k, v and o as kept between the calls
+  void* q = nullptr;            // [T, H, D] of `storage`; Attend overwrites it with o
+  void* kv = nullptr;           // AttentionKvBytes(), 64-byte aligned, zero-filled before StoreQkv
+  void* bounds = nullptr;       // AttentionBoundsBytes(), 64-byte aligned
 };
 
 // A piece of work: all query rows [query_begin, query_end) of one sequence, for a range of heads.

@@ -15,8 +15,8 @@ namespace longdoc::kernels {
 // out[r,:] = (a[r,:] + residual[r,:] − mean) / sqrt(var + eps) · gamma + beta    (biased variance)
 struct AddLayerNormArgs {
   int64_t rows = 0;
-  int64_t dim = 0;                  // C
-  const float* a = nullptr;         // [rows, C], row stride a_stride
+  int64_t dim = 0;           // C
+  const float* a = nullptr;  // [rows, C], row stride a_stride
   int64_t a_stride = 0;
   const float* residual = nullptr;  // [rows, C] dense, or null; may equal out
   const float* gamma = nullptr;     // [C]
@@ -27,8 +27,8 @@ struct AddLayerNormArgs {
   uint16_t* out_bf16 = nullptr;  // [rows, C] dense copy rounded to bf16, or null
 };
 
-// out[r,f] = gelu(first) · second, where `first` is in[r,f] and `second` in[r,F+f], or the other way
-// round (models.md: JinaBERT A activates the first half, B the second). Exact erf GELU,
+// out[r,f] = gelu(first) · second, where `first` is in[r,f] and `second` in[r,F+f], or the other
+// way round (models.md: JinaBERT A activates the first half, B the second). Exact erf GELU,
 // relative error below 1e-6 against double over all finite floats whose result is a normal float
 // (far left, gelu underflows to -0).
 struct GatedGeluArgs {
@@ -76,7 +76,8 @@ struct CpuKernels {
   void (*AddLayerNorm)(const AddLayerNormArgs& args);
   void (*GatedGelu)(const GatedGeluArgs& args);
   void (*Embed)(const EmbedArgs& args);
-  // out[c] = mean of rows [begin, end) of x [T, C]; fp32 with compensation good to 1e-6 relative at 10^6 rows.
+  // out[c] = mean of rows [begin, end) of x [T, C]; fp32 with compensation good to 1e-6 relative at
+  // 10^6 rows.
   void (*MeanPool)(const float* x, int64_t dim, int64_t begin, int64_t end, float* out);
   void (*F32ToBf16)(const float* in, int64_t n, uint16_t* out);  // round to nearest even, NaN kept
   void (*Bf16ToF32)(const uint16_t* in, int64_t n, float* out);

@@ -1,4 +1,5 @@
-// Types shared by every kernel. C++17, no dependency, no ownership: all pointers belong to the caller.
+// Types shared by every kernel. C++17, no dependency, no ownership: all pointers belong to the
+// caller.
 //
 // Dimension letters used in all comments:
 //   T tokens (packed over sequences)  B sequences  H query heads  Hk key/value heads  D head dim
