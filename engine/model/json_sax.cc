@@ -27,7 +27,7 @@ absl::Status JsonSax::Run(std::string_view json) {
   return status_;
 }
 
-bool JsonSax::Fail(std::string message) {
+bool JsonSax::Fail(const std::string& message) {
   if (status_.ok()) status_ = absl::InvalidArgumentError(absl::StrCat(what_, ": ", message));
   return false;
 }

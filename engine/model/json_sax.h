@@ -42,7 +42,7 @@ class JsonSax : public nlohmann::json_sax<nlohmann::json> {
   // The nesting around the current event: 0 outside, 1 directly in the outermost object.
   int depth() const { return static_cast<int>(keys_.size()); }
   const std::string& what() const { return what_; }
-  bool Fail(std::string message);
+  bool Fail(const std::string& message);
   // Where the parse stands, e.g. "at key \"shape\"", for messages.
   bool Unexpected(const char* kind);
 
