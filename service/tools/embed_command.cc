@@ -85,7 +85,7 @@ void DeclareOptions(OptionParser& parser, EmbedArgs* args) {
 
 // Fills `options` from the strings. Empty, or what is wrong.
 std::string Interpret(const OptionParser& parser, EmbedArgs* args) {
-  const std::string problem = CheckEmbedderArgs(parser, args->embedder);
+  std::string problem = CheckEmbedderArgs(parser, args->embedder);
   if (!problem.empty()) return problem;
   const absl::StatusOr<AttentionPolicy> attention = ParseAttention(args->attention);
   if (!attention.ok()) return std::string(attention.status().message());

@@ -114,8 +114,8 @@ void OptionParser::AddDouble(std::string name, std::string placeholder, std::str
             [=](const std::string& text) { return ParseDouble(text, what, min, max, value); });
 }
 
-void OptionParser::AddChoice(std::string name, std::vector<std::string> choices, std::string help,
-                             std::string* value) {
+void OptionParser::AddChoice(std::string name, const std::vector<std::string>& choices,
+                             std::string help, std::string* value) {
   const std::string list = absl::StrJoin(choices, "|");
   absl::StrAppend(&help, " (default ", *value, ")");
   const std::string what = absl::StrCat("--", name);

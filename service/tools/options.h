@@ -33,7 +33,7 @@ class OptionParser {
                int64_t max, std::vector<int64_t>* values);  // one value, separated by commas
   void AddDouble(std::string name, std::string placeholder, std::string help, double min,
                  double max, double* value);
-  void AddChoice(std::string name, std::vector<std::string> choices, std::string help,
+  void AddChoice(std::string name, const std::vector<std::string>& choices, std::string help,
                  std::string* value);
   void AddFlag(std::string name, std::string help, bool* value);
   // Anything else; `set` runs once for every occurrence.

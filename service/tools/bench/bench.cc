@@ -122,6 +122,7 @@ double Percentile(std::vector<double> values, double p) {
 
 void RunOnThreads(int threads, const std::function<void(int)>& work) {
   std::vector<std::thread> running;
+  running.reserve(static_cast<size_t>(threads));
   for (int i = 0; i < threads; ++i) running.emplace_back(work, i);
   for (std::thread& thread : running) thread.join();
 }

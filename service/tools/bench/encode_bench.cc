@@ -173,6 +173,7 @@ absl::StatusOr<Json> SpawnLength(std::vector<std::string> words, int64_t tokens)
   words.insert(words.begin(), {"longdoc-bench", "encode-child"});
   if (tokens > 0) words.insert(words.end(), {"--tokens", absl::StrCat(tokens)});
   std::vector<char*> argv;
+  argv.reserve(words.size() + 1);
   for (std::string& word : words) argv.push_back(word.data());
   argv.push_back(nullptr);
   std::array<int, 2> pipe_fds;

@@ -16,12 +16,13 @@ using Clock = std::chrono::steady_clock;
 
 constexpr int64_t kIterations = 200'000;  // some tens of microseconds to a millisecond
 constexpr auto kRound = std::chrono::milliseconds(80);
-constexpr int kRounds = 3;  // the best counts: others may use the machine, too
+constexpr int kRounds = 5;  // the best counts: others may use the machine, too
 
 // FLOP/s of one round: every thread repeats the loop until the time is over.
 double Round(Loop loop, int num_threads) {
   std::atomic<int64_t> flops{0};
   std::vector<std::thread> threads;
+  threads.reserve(static_cast<size_t>(num_threads));
   const Clock::time_point start = Clock::now();
   for (int i = 0; i < num_threads; ++i) {
     threads.emplace_back([&] {

@@ -37,6 +37,7 @@ absl::StatusOr<std::unique_ptr<ServerProcess>> ServerProcess::Start(const std::s
                                     "--listen=127.0.0.1:0", "--metrics_listen=off",
                                     absl::StrCat("--threads=", threads)};
   std::vector<char*> argv;
+  argv.reserve(words.size() + 1);
   for (std::string& word : words) argv.push_back(word.data());
   argv.push_back(nullptr);
   std::array<int, 2> fds;
