@@ -60,6 +60,8 @@ struct EncodePlan {
   double expected_seconds = 0;  // from the rate seen so far (a conservative guess before any)
 };
 
+// Of one text or document. What texts of one batch share (worker seconds, bytes) is divided among
+// them by tokens; wall-clock times are the batch's.
 struct EncodeStats {
   int64_t tokens = 0;
   double queue_seconds = 0;

@@ -14,6 +14,12 @@ namespace {
 constexpr int64_t kMinBoundRows = 1 << 14;  // keys × heads
 constexpr double kMinStepTiles = 64;
 
+void Add(const kernels::AttentionStats& from, kernels::AttentionStats* to) {
+  to->tiles_computed += from.tiles_computed;
+  to->tiles_dense += from.tiles_dense;
+  to->max_bound = std::max(to->max_bound, from.max_bound);
+}
+
 double SecondsSince(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
@@ -58,6 +64,8 @@ absl::Status ForwardPass::Allocate() {
   ASSIGN_OR_RETURN(buffers_->kv, memory.Allocate(kernels::AttentionKvBytes(p), /*zeroed=*/true));
   ASSIGN_OR_RETURN(buffers_->bounds,
                    memory.Allocate(kernels::AttentionBoundsBytes(p), /*zeroed=*/true));
+  bytes_ = buffers_->bytes();
+  attention_stats_.resize(sequences_.size());
   state_.x = buffers_->x.as<float>();
   p.q = buffers_->q.data();
   p.kv = buffers_->kv.data();
@@ -243,14 +251,12 @@ void ForwardPass::RunBound(int64_t step) {
 absl::Status ForwardPass::RunAttention(int64_t step, WorkerScratch& scratch) {
   RETURN_IF_ERROR(
       scratch.Ensure(scratch.attention, state_.backend->AttendScratchBytes(state_.problem)));
-  kernels::AttentionStats stats;
   for (int64_t i = unit_groups_[step]; i < unit_groups_[step + 1]; ++i) {
+    kernels::AttentionStats stats;
     state_.backend->Attend(state_.problem, units_[i], scratch.attention.data(), &stats);
+    std::lock_guard lock(stats_mutex_);
+    Add(stats, &attention_stats_[units_[i].sequence]);
   }
-  std::lock_guard lock(stats_mutex_);
-  attention_stats_.tiles_computed += stats.tiles_computed;
-  attention_stats_.tiles_dense += stats.tiles_dense;
-  attention_stats_.max_bound = std::max(attention_stats_.max_bound, stats.max_bound);
   return absl::OkStatus();
 }
 
@@ -270,15 +276,27 @@ void ForwardPass::RunPool(int64_t step) {
 
 EncodeStats ForwardPass::stats() const {
   std::lock_guard lock(stats_mutex_);
+  kernels::AttentionStats attention;
+  for (const kernels::AttentionStats& s : attention_stats_) Add(s, &attention);
+  return MakeStats(attention, tokens());
+}
+
+EncodeStats ForwardPass::stats(size_t sequence) const {
+  std::lock_guard lock(stats_mutex_);
+  return MakeStats(attention_stats_[sequence], cu_seqlens_[sequence + 1] - cu_seqlens_[sequence]);
+}
+
+EncodeStats ForwardPass::MakeStats(const kernels::AttentionStats& attention, int64_t tokens) const {
+  const double share = static_cast<double>(tokens) / static_cast<double>(this->tokens());
   EncodeStats stats;
-  stats.tokens = tokens();
-  stats.attention_seconds = attention_seconds_;
-  stats.dense_seconds = dense_seconds_;
-  stats.tiles_computed = attention_stats_.tiles_computed;
-  stats.tiles_dense = attention_stats_.tiles_dense;
-  stats.max_logit_bound = attention_stats_.max_bound;
+  stats.tokens = tokens;
+  stats.attention_seconds = attention_seconds_ * share;
+  stats.dense_seconds = dense_seconds_ * share;
+  stats.tiles_computed = attention.tiles_computed;
+  stats.tiles_dense = attention.tiles_dense;
+  stats.max_logit_bound = attention.max_bound;
   stats.epsilon = policy_.mode == AttentionMode::kTolerance ? policy_.epsilon : 0;
-  stats.peak_bytes = buffers_->bytes();
+  stats.peak_bytes = static_cast<int64_t>(static_cast<double>(bytes_) * share);
   stats.batch_sequences = static_cast<int64_t>(sequences_.size());
   return stats;
 }

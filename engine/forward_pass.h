@@ -57,8 +57,10 @@ class ForwardPass {
   const std::shared_ptr<PassBuffers>& buffers() const { return buffers_; }
   // Where a sequence's rows begin in x.
   int64_t first_token(size_t sequence) const { return cu_seqlens_[sequence]; }
-  // Tiles, seconds and bounds of what has run so far.
+  // Tiles, seconds, bounds and bytes of what has run so far: of the whole pass, and of one
+  // sequence. Tiles are a sequence's own; seconds and bytes of a shared pass are divided by tokens.
   EncodeStats stats() const;
+  EncodeStats stats(size_t sequence) const;
 
  private:
   enum class Phase { kEmbed, kBound, kAttend, kMix, kPool, kDone };
@@ -73,6 +75,7 @@ class ForwardPass {
 
   ForwardPass() = default;
   absl::Status Allocate();
+  EncodeStats MakeStats(const kernels::AttentionStats& attention, int64_t tokens) const;
   void PlanTiles();
   void PlanBoundSteps();
   void PlanAttentionSteps();
@@ -93,6 +96,7 @@ class ForwardPass {
   std::shared_ptr<PassBuffers> buffers_;
   EncoderState state_;
 
+  int64_t bytes_ = 0;  // of all buffers, as allocated
   int64_t tile_rows_ = 0;
   std::vector<BoundStep> bound_steps_;
   std::vector<kernels::AttentionUnit> units_;
@@ -106,7 +110,7 @@ class ForwardPass {
   double attention_weight_ = 0;                // of one layer
 
   mutable std::mutex stats_mutex_;
-  kernels::AttentionStats attention_stats_;
+  std::vector<kernels::AttentionStats> attention_stats_;  // by sequence
   double attention_seconds_ = 0, dense_seconds_ = 0;
 };
 

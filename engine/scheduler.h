@@ -89,7 +89,7 @@ class Scheduler {
   void UpdateRates(const Running& running, const EncodeStats& stats);
   // Without the mutex: the pass is nobody else's any more.
   static std::shared_ptr<const void> FreeBuffers(Running& running);
-  static EncodeResult MakeResult(const Running& running, size_t index, const EncodeStats& stats,
+  static EncodeResult MakeResult(const Running& running, size_t index, double compute_seconds,
                                  const std::shared_ptr<const void>& token_owner);
   static void Deliver(Finished finished);
 

@@ -73,7 +73,7 @@ std::shared_ptr<const void> Scheduler::FreeBuffers(Running& running) {
   return std::make_shared<Kept>(buffers, std::move(reservation));
 }
 
-EncodeResult Scheduler::MakeResult(const Running& running, size_t index, const EncodeStats& stats,
+EncodeResult Scheduler::MakeResult(const Running& running, size_t index, double compute_seconds,
                                    const std::shared_ptr<const void>& token_owner) {
   const Pending& p = running.tasks[index];
   PassSequence& sequence = running.pass->sequences()[index];
@@ -85,8 +85,8 @@ EncodeResult Scheduler::MakeResult(const Running& running, size_t index, const E
                            running.pass->first_token(index) * p.model->config().hidden_size;
     result.token_owner = token_owner;
   }
-  result.stats = stats;
-  result.stats.tokens = static_cast<int64_t>(p.task.ids.size());
+  result.stats = running.pass->stats(index);
+  result.stats.compute_seconds = compute_seconds;
   result.stats.queue_seconds = Seconds(running.started - p.submitted);
   result.stats.planned_bytes = p.peak_bytes;
   return result;
@@ -98,7 +98,7 @@ void Scheduler::Complete(std::unique_lock<std::mutex>& lock,
   (running->is_short ? short_running_ : long_running_).remove(running);
   EncodeStats stats;
   if (running->pass != nullptr) stats = running->pass->stats();
-  stats.compute_seconds = Seconds(Clock::now() - running->started);
+  const double compute_seconds = Seconds(Clock::now() - running->started);
   CountFinished(*running, stats);
   lock.unlock();
   Finished finished;
@@ -109,7 +109,7 @@ void Scheduler::Complete(std::unique_lock<std::mutex>& lock,
       Pending& p = running->tasks[i];
       absl::Status status = running->failure.ok() ? p.task.cancellation->Check() : running->failure;
       if (status.ok()) {
-        EncodeResult result = MakeResult(*running, i, stats, token_owner);
+        EncodeResult result = MakeResult(*running, i, compute_seconds, token_owner);
         finished.emplace_back(std::move(p), std::move(result));
       } else {
         finished.emplace_back(std::move(p), std::move(status));

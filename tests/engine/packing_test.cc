@@ -62,6 +62,8 @@ TEST(Packing, ChangesNoResult) {
       const EncodeResult alone = Alone(*engine, model, texts[i]);
       EXPECT_LE(testing::MaxAbsDifference(packed[i].document, alone.document), 1e-5);
       EXPECT_LE(testing::MaxAbsDifference(packed[i].passages, alone.passages), 1e-5);
+      EXPECT_EQ(packed[i].stats.tiles_computed, alone.stats.tiles_computed);
+      EXPECT_EQ(packed[i].stats.tokens, alone.stats.tokens);
       largest_batch = std::max(largest_batch, packed[i].stats.batch_sequences);
     }
     EXPECT_GT(largest_batch, 3) << "nothing was packed: the test shows nothing";
