@@ -84,8 +84,10 @@ class ModelServiceImpl final : public v1::ModelService::CallbackService {
     }
     // Request, response and reactor live until the reactor completes.
     context_.tokenizers.Post([this, reactor, request, response] {
-      reactor->Complete(TokenizeText(
-          context_, *request, [reactor] { return reactor->cancelled(); }, response));
+      absl::Status status = TokenizeText(
+          context_, *request, [reactor] { return reactor->cancelled(); }, response);
+      if (!status.ok()) response->Clear();  // here, not on a thread of gRPC: it may be large
+      reactor->Complete(status);
     });
     return reactor;
   }
