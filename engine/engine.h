@@ -35,6 +35,9 @@ struct EngineOptions {
   int64_t short_text_tokens = 1024;  // longer ones run alone
 };
 
+// Of a memory budget, what long documents may hold together: the rest stays free for short texts.
+constexpr int64_t LongTaskBudget(int64_t budget) { return budget - budget / 16; }
+
 // A loaded model: weights packed for the device, tokenizer, configuration. Immutable, shared.
 class Model {
  public:

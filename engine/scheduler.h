@@ -28,9 +28,6 @@
 
 namespace longdoc {
 
-// Of a memory budget, what long documents may hold together: the rest stays free for short texts.
-constexpr int64_t LongTaskBudget(int64_t budget) { return budget - budget / 16; }
-
 class Scheduler {
  public:
   // `options` has its defaults filled in. The backend outlives the scheduler.

@@ -9,7 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "engine/base/error_reason.h"
 #include "engine/base/status_macros.h"
-#include "engine/scheduler.h"
+#include "engine/engine.h"
 #include "service/request_options.h"
 #include "service/text_job.h"
 

@@ -8,7 +8,6 @@
 #include "absl/strings/str_format.h"
 #include "engine/base/error_reason.h"
 #include "engine/base/status_macros.h"
-#include "engine/scheduler.h"
 #include "service/stream_session.h"
 
 namespace longdoc::service {
