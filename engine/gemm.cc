@@ -5,6 +5,7 @@
 #include <map>
 #include <mutex>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <utility>
 
@@ -84,7 +85,13 @@ int64_t RowBucket(int64_t rows) {
 struct Plan {
   dnnl::primitive primitive;
   memory::desc src, weights, dst, scratchpad;
+  bool is_plain_loops;  // oneDNN's reference implementation, a hundred times slower
 };
+
+template <class PrimitiveDesc>
+bool IsPlainLoops(const PrimitiveDesc& pd) {
+  return std::string_view(pd.impl_info_str()).substr(0, 3) == "ref";
+}
 
 // One product as oneDNN's matmul or as a 1x1 convolution over `rows` pixels: the same sums. Below
 // AVX-512 its matmul does not use packed weights and falls to a quarter of the peak on some of our
@@ -125,12 +132,17 @@ struct ProductShape {
                                                           {0, 0},
                                                           {0, 0}},
                                                          attr, engine);
-      return {dnnl::convolution_forward(pd), src, pd.weights_desc(), dst, pd.scratchpad_desc()};
+      return {dnnl::convolution_forward(pd),
+              src,
+              pd.weights_desc(),
+              dst,
+              pd.scratchpad_desc(),
+              IsPlainLoops(pd)};
     }
     const memory::desc src({rows, k}, input_type, memory::format_tag::ab);
     const memory::desc dst({rows, n}, memory::data_type::f32, memory::format_tag::ab);
     const dnnl::matmul::primitive_desc pd({src, weights, bias, dst}, attr, engine);
-    return {dnnl::matmul(pd), src, pd.weights_desc(), dst, pd.scratchpad_desc()};
+    return {dnnl::matmul(pd), src, pd.weights_desc(), dst, pd.scratchpad_desc(), IsPlainLoops(pd)};
   }
 };
 
@@ -141,11 +153,12 @@ class OneDnnMatrix final : public PackedMatrix {
       : shape_{TotalRows(weights), weights[0].shape[1],
                input_type == DType::kBF16 ? memory::data_type::bf16 : memory::data_type::f32,
                !biases.empty(), !kernels::CpuSupports(kernels::CpuIsa::kAvx512)},
+        typical_rows_(RowBucket(typical_rows)),
         engine_(dnnl::engine::kind::cpu, 0),
         bias_(Concatenate(biases)) {
     const memory::dims dims = shape_.WeightDims();
     const memory::desc any(dims, shape_.input_type, memory::format_tag::any);
-    const Plan plan = shape_.MakePlan(RowBucket(typical_rows), any, engine_);
+    const Plan plan = shape_.MakePlan(typical_rows_, any, engine_);
     weights_ = memory(plan.weights, engine_);
     std::vector<float> plain = Concatenate(weights);
     memory source({dims, memory::data_type::f32, shape_.PlainWeights()}, engine_, plain.data());
@@ -183,7 +196,10 @@ class OneDnnMatrix final : public PackedMatrix {
 
   // The last rows of a bucket may lie behind the caller's arrays: they go through a small copy.
   void Run(int64_t rows, const void* a, float* c) const {
-    const int64_t bucket = RowBucket(rows);
+    int64_t bucket = RowBucket(rows);
+    // The weights were packed for the typical row count; should another one have no fast
+    // implementation for that layout, rows of zeros are cheaper.
+    if (bucket < typical_rows_ && PlanFor(bucket).is_plain_loops) bucket = typical_rows_;
     if (bucket == rows) return Execute(bucket, a, c);
     thread_local std::vector<float> padded_in, padded_out;
     const size_t row_bytes = static_cast<size_t>(k()) * memory::data_type_size(shape_.input_type);
@@ -214,6 +230,7 @@ class OneDnnMatrix final : public PackedMatrix {
   }
 
   const ProductShape shape_;
+  const int64_t typical_rows_;
   dnnl::engine engine_;
   const std::vector<float> bias_;
   memory weights_;
