@@ -88,7 +88,7 @@ class Scheduler {
   static std::shared_ptr<const void> FreeBuffers(Running& running);
   static EncodeResult MakeResult(const Running& running, size_t index, double compute_seconds,
                                  const std::shared_ptr<const void>& token_owner);
-  static void Deliver(Finished finished);
+  static void Deliver(Finished&& finished);
 
   Backend& backend_;
   const EngineOptions options_;

@@ -15,7 +15,7 @@ double Seconds(std::chrono::steady_clock::duration d) {
 
 }  // namespace
 
-void Scheduler::Deliver(Finished finished) {
+void Scheduler::Deliver(Finished&& finished) {
   for (auto& [pending, result] : finished) {
     std::move(pending.task.on_done)(std::move(result));
   }

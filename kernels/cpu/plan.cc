@@ -23,9 +23,9 @@ double PredictTiles(const AttentionProblem& p, int64_t tokens, int64_t begin, in
     const int64_t low = i > side ? i - side : 0;
     const int64_t limit = p.mask.causal ? last : tokens - 1;
     const int64_t high = side < limit - last ? last + side : std::max(limit, last);
-    tiles += static_cast<double>(high / kKeyBlock - low / kKeyBlock + 1);
-    if (windowed)
-      tiles += static_cast<double>(CeilDiv(std::min(low, p.mask.num_global), kKeyBlock));
+    int64_t visited = high / kKeyBlock - low / kKeyBlock + 1;
+    if (windowed) visited += CeilDiv(std::min(low, p.mask.num_global), kKeyBlock);
+    tiles += static_cast<double>(visited);
   }
   return tiles;
 }
