@@ -50,13 +50,27 @@ class Backend {
   virtual void MeanPool(const float* x, int64_t dim, int64_t begin, int64_t end, float* out) = 0;
 
   // Attention; see kernels/attention.h for the order of the calls.
-  virtual void StoreQkv(const kernels::AttentionProblem& p, int64_t token_begin, int64_t rows,
-                        const float* qkv, int64_t qkv_stride) = 0;
+  virtual void StoreQueries(const kernels::AttentionProblem& p, int64_t token_begin, int64_t rows,
+                            const float* q, int64_t stride) = 0;
+  virtual void StoreKeysValues(const kernels::AttentionProblem& p, int64_t token_begin,
+                               int64_t rows, const float* kv, int64_t stride) = 0;
   virtual void Bound(const kernels::AttentionProblem& p, int64_t sequence, int32_t kv_head) = 0;
   virtual std::vector<kernels::AttentionUnit> PlanUnits(const kernels::AttentionProblem& p) = 0;
   virtual int64_t AttendScratchBytes(const kernels::AttentionProblem& p) = 0;
   virtual void Attend(const kernels::AttentionProblem& p, const kernels::AttentionUnit& unit,
                       void* scratch, kernels::AttentionStats* stats) = 0;
+
+  // Conditional computation; see kernels/routing.h.
+  virtual void RmsNorm(const kernels::RmsNormArgs& args) = 0;
+  virtual void Route(const kernels::RouteArgs& args) = 0;
+  virtual void ScatterAdd(const kernels::ScatterAddArgs& args) = 0;
+
+  // Decoder; see kernels/decode.h.
+  virtual void MqaStore(const kernels::MqaStoreArgs& args) = 0;
+  virtual int64_t MqaScratchBytes(int64_t rows, int32_t head_dim) = 0;
+  virtual void MqaPartial(const kernels::MqaPartialArgs& args) = 0;
+  virtual void MqaMerge(const kernels::MqaMergeArgs& args) = 0;
+  virtual void LogSoftmaxTile(const kernels::LogSoftmaxTileArgs& args) = 0;
 };
 
 // `compute_type` kF32 or kBF16. Without native bf16 dot products, kBF16 keeps q, k, v in bf16 (half

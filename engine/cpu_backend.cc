@@ -34,9 +34,13 @@ class HostBackend final : public Backend {
     k_.MeanPool(x, dim, begin, end, out);
   }
 
-  void StoreQkv(const kernels::AttentionProblem& p, int64_t token_begin, int64_t rows,
-                const float* qkv, int64_t qkv_stride) override {
-    k_.StoreQkv(p, token_begin, rows, qkv, qkv_stride);
+  void StoreQueries(const kernels::AttentionProblem& p, int64_t token_begin, int64_t rows,
+                    const float* q, int64_t stride) override {
+    k_.StoreQueries(p, token_begin, rows, q, stride);
+  }
+  void StoreKeysValues(const kernels::AttentionProblem& p, int64_t token_begin, int64_t rows,
+                       const float* kv, int64_t stride) override {
+    k_.StoreKeysValues(p, token_begin, rows, kv, stride);
   }
   void Bound(const kernels::AttentionProblem& p, int64_t sequence, int32_t kv_head) override {
     k_.Bound(p, sequence, kv_head);
@@ -51,6 +55,17 @@ class HostBackend final : public Backend {
               kernels::AttentionStats* stats) override {
     k_.Attend(p, unit, scratch, stats);
   }
+
+  void RmsNorm(const kernels::RmsNormArgs& args) override { k_.RmsNorm(args); }
+  void Route(const kernels::RouteArgs& args) override { k_.Route(args); }
+  void ScatterAdd(const kernels::ScatterAddArgs& args) override { k_.ScatterAdd(args); }
+  void MqaStore(const kernels::MqaStoreArgs& args) override { k_.MqaStore(args); }
+  int64_t MqaScratchBytes(int64_t rows, int32_t head_dim) override {
+    return k_.MqaScratchBytes(rows, head_dim);
+  }
+  void MqaPartial(const kernels::MqaPartialArgs& args) override { k_.MqaPartial(args); }
+  void MqaMerge(const kernels::MqaMergeArgs& args) override { k_.MqaMerge(args); }
+  void LogSoftmaxTile(const kernels::LogSoftmaxTileArgs& args) override { k_.LogSoftmaxTile(args); }
 
  private:
   const BackendInfo info_;

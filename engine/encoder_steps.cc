@@ -64,7 +64,8 @@ absl::Status Project(const EncoderState& s, size_t layer, TokenTile tile, Worker
     NormColumns(s, w.query_norm, tile.rows, qkv, 3 * dim);
     NormColumns(s, w.key_norm, tile.rows, qkv + dim, 3 * dim);
   }
-  s.backend->StoreQkv(s.problem, tile.begin, tile.rows, qkv, 3 * dim);
+  s.backend->StoreQueries(s.problem, tile.begin, tile.rows, qkv, 3 * dim);
+  s.backend->StoreKeysValues(s.problem, tile.begin, tile.rows, qkv + dim, 3 * dim);
   return absl::OkStatus();
 }
 

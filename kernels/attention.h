@@ -8,7 +8,8 @@
 // One attention layer is four calls on the same AttentionProblem. Calls of one kind may run on many
 // threads at once (on different rows or units); kinds are separated by barriers that the caller
 // keeps:
-//   1. StoreQkv  for every token tile: puts projected rows into the layout the kernel wants
+//   1. StoreQueries, StoreKeysValues  for every token tile: put projected rows into the layout
+//               the kernel wants
 //   2. Bound     for every (sequence, kv head): key norms, for the skipping rules
 //   3. PlanUnits once: cuts the work into units, costliest first
 //   4. Attend    for every unit: the outputs overwrite the queries
@@ -63,11 +64,17 @@ constexpr int64_t kQueryBlock = 128;  // queries per tile
 struct AttentionProblem {
   int64_t num_sequences = 0;            // B
   const int64_t* cu_seqlens = nullptr;  // [B+1] ascending from 0; empty sequences are legal
-  int32_t num_heads = 0;                // H
-  int32_t num_kv_heads = 0;             // Hk, divides H
-  int32_t head_dim = 0;                 // D, a multiple of 16, at most 256
-  float scale = 0;                      // usually D^-0.5
-  const float* slopes = nullptr;        // [H] >= 0
+  // Gathered tokens (CoLT5's routed ones): queries and keys are two sets of tokens of the same
+  // sequences, each at its own position. All three null, or all given; then neither a mask nor a
+  // block list is allowed, and rule C replaces rules A and B. Row counts T of q and kv differ.
+  const int64_t* cu_seqlens_k = nullptr;  // [B+1] of the keys; cu_seqlens counts the queries
+  const int32_t* q_positions = nullptr;   // [Tq] ascending and distinct within a sequence
+  const int32_t* k_positions = nullptr;   // [Tk] likewise
+  int32_t num_heads = 0;                  // H
+  int32_t num_kv_heads = 0;               // Hk, divides H
+  int32_t head_dim = 0;                   // D, a multiple of 16, at most 256
+  float scale = 0;                        // usually D^-0.5
+  const float* slopes = nullptr;          // [H] >= 0
   AttentionMask mask;
   SkipMode skip = SkipMode::kDense;
   float epsilon = 0;            // kTolerance: in (0, 1)

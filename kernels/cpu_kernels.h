@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "kernels/attention.h"
+#include "kernels/decode.h"
+#include "kernels/routing.h"
 #include "kernels/types.h"
 
 namespace longdoc::kernels {
@@ -36,6 +38,7 @@ struct GatedGeluArgs {
   int64_t dim = 0;            // F
   const float* in = nullptr;  // [rows, 2F] dense
   bool activate_second_half = false;
+  bool tanh_form = false;  // 0.5·x·(1 + tanh(√(2/π)·(x + 0.044715·x³))) instead of erf
   DType out_type = DType::kF32;  // kF32 or kBF16
   void* out = nullptr;           // [rows, F] dense
 };
@@ -46,9 +49,9 @@ struct EmbedArgs {
   int64_t dim = 0;               // C
   const int32_t* ids = nullptr;  // [rows], each in [0, V): the caller has checked
   DType table_type = DType::kF32;
-  const void* word = nullptr;   // [V, C] of table_type
-  const float* type = nullptr;  // [C], or null
-  const float* gamma = nullptr;
+  const void* word = nullptr;    // [V, C] of table_type
+  const float* type = nullptr;   // [C], or null
+  const float* gamma = nullptr;  // null: no norm, the rows as they are
   const float* beta = nullptr;
   float epsilon = 0;
   float* out = nullptr;          // [rows, C] dense
@@ -60,10 +63,12 @@ struct CpuKernels {
   const char* name;  // "portable", "avx2", "avx512", "avx512_bf16"
   bool native_bf16;  // has a bf16 dot product; otherwise bf16 storage is widened before use
 
-  // Attention, see attention.h. `qkv` rows are [H·D queries | Hk·D keys | Hk·D values], fp32, for
-  // packed tokens [token_begin, token_begin + rows).
-  void (*StoreQkv)(const AttentionProblem& p, int64_t token_begin, int64_t rows, const float* qkv,
-                   int64_t qkv_stride);
+  // Attention, see attention.h. Rows of packed tokens [token_begin, token_begin + rows), fp32:
+  // queries [H·D]; keys and values [Hk·D keys | Hk·D values]. Strides in elements.
+  void (*StoreQueries)(const AttentionProblem& p, int64_t token_begin, int64_t rows, const float* q,
+                       int64_t stride);
+  void (*StoreKeysValues)(const AttentionProblem& p, int64_t token_begin, int64_t rows,
+                          const float* kv, int64_t stride);
   void (*Bound)(const AttentionProblem& p, int64_t sequence, int32_t kv_head);
   // Units in descending cost. `rows_per_unit` caps the query rows of one unit (rounded to
   // kQueryBlock); small sequences share a unit over heads.
@@ -76,6 +81,16 @@ struct CpuKernels {
   void (*AddLayerNorm)(const AddLayerNormArgs& args);
   void (*GatedGelu)(const GatedGeluArgs& args);
   void (*Embed)(const EmbedArgs& args);
+  // Conditional computation, see routing.h.
+  void (*RmsNorm)(const RmsNormArgs& args);
+  void (*Route)(const RouteArgs& args);
+  void (*ScatterAdd)(const ScatterAddArgs& args);
+  // Decoder, see decode.h.
+  void (*MqaStore)(const MqaStoreArgs& args);
+  int64_t (*MqaScratchBytes)(int64_t rows, int32_t head_dim);
+  void (*MqaPartial)(const MqaPartialArgs& args);
+  void (*MqaMerge)(const MqaMergeArgs& args);
+  void (*LogSoftmaxTile)(const LogSoftmaxTileArgs& args);
   // out[c] = mean of rows [begin, end) of x [T, C]; fp32 with compensation good to 1e-6 relative at
   // 10^6 rows.
   void (*MeanPool)(const float* x, int64_t dim, int64_t begin, int64_t end, float* out);
