@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "engine/memory_pool.h"
+#include "engine/tensor.h"
 #include "kernels/decode.h"
 
 namespace longdoc {
