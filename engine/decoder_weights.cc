@@ -1,0 +1,73 @@
+#include "engine/decoder_weights.h"
+
+#include <algorithm>
+
+#include "engine/base/status_macros.h"
+
+namespace longdoc {
+namespace {
+
+absl::StatusOr<PackedDecoderLayer> PackLayer(const Colt5DecoderLayerWeights& w, Backend& backend) {
+  PackedDecoderLayer layer;
+  layer.self_norm = ToFloats(w.self_attention_norm);
+  layer.cross_norm = ToFloats(w.cross_attention_norm);
+  layer.ff_norm = ToFloats(w.ff_norm);
+  const Colt5AttentionWeights& self = w.self_attention;
+  ASSIGN_OR_RETURN(layer.self_qkv, backend.Pack({self.query, self.key, self.value}, {}));
+  ASSIGN_OR_RETURN(layer.self_output, backend.Pack({self.output}, {}));
+  ASSIGN_OR_RETURN(layer.cross_query, backend.Pack({w.cross_attention.query}, {}));
+  ASSIGN_OR_RETURN(layer.cross_output, backend.Pack({w.cross_attention.output}, {}));
+  ASSIGN_OR_RETURN(layer.gate_up, backend.Pack({w.ff.gate_up}, {}));
+  ASSIGN_OR_RETURN(layer.down, backend.Pack({w.ff.down}, {}));
+  return layer;
+}
+
+// Rows [begin, begin + rows) of a [V, C] table.
+TensorView Rows(const TensorView& table, int64_t begin, int64_t rows) {
+  TensorView view = table;
+  const int64_t row_bytes = table.shape[1] * static_cast<int64_t>(kernels::SizeOf(table.dtype));
+  view.shape[0] = rows;
+  view.data = static_cast<const char*>(table.data) + begin * row_bytes;
+  return view;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<DecoderWeights>> DecoderWeights::Pack(const Colt5Weights& weights,
+                                                                     const Colt5Config& config,
+                                                                     Backend& backend) {
+  auto decoder = std::make_unique<DecoderWeights>();
+  decoder->config = config;
+  std::vector<TensorView> cross_kv;
+  for (const Colt5DecoderLayerWeights& w : weights.decoder_layers) {
+    ASSIGN_OR_RETURN(PackedDecoderLayer layer, PackLayer(w, backend));
+    decoder->layers.push_back(std::move(layer));
+    cross_kv.push_back(w.cross_attention.key);
+    cross_kv.push_back(w.cross_attention.value);
+  }
+  ASSIGN_OR_RETURN(decoder->cross_kv, backend.Pack(cross_kv, {}));
+  decoder->final_norm = ToFloats(weights.decoder_final_norm);
+  decoder->embeddings = weights.embeddings.data;
+  decoder->embeddings_type = weights.embeddings.dtype;
+  for (int64_t begin = 0; begin < config.vocab_size; begin += kVocabularyTile) {
+    const int64_t rows = std::min(kVocabularyTile, config.vocab_size - begin);
+    ASSIGN_OR_RETURN(std::unique_ptr<PackedMatrix> tile,
+                     backend.Pack({Rows(weights.embeddings, begin, rows)}, {}));
+    decoder->vocabulary.push_back(std::move(tile));
+  }
+  return decoder;
+}
+
+int64_t DecoderWeights::bytes() const {
+  int64_t sum = cross_kv->bytes();
+  for (const PackedDecoderLayer& w : layers) {
+    for (const auto* m :
+         {&w.self_qkv, &w.self_output, &w.cross_query, &w.cross_output, &w.gate_up, &w.down}) {
+      sum += (*m)->bytes();
+    }
+  }
+  for (const auto& tile : vocabulary) sum += tile->bytes();
+  return sum;
+}
+
+}  // namespace longdoc
