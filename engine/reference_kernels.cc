@@ -26,16 +26,23 @@ PlainKv Rows(const AttentionProblem& p) {
   return {k, k + p.cu_seqlens[p.num_sequences] * row, row};
 }
 
-void StoreQkv(const AttentionProblem& p, int64_t token_begin, int64_t rows, const float* qkv,
-              int64_t stride) {
-  const int64_t q_row = int64_t{p.num_heads} * p.head_dim;
-  const PlainKv kv = Rows(p);
+void StoreQueries(const AttentionProblem& p, int64_t token_begin, int64_t rows, const float* q,
+                  int64_t stride) {
+  const int64_t row = int64_t{p.num_heads} * p.head_dim;
   for (int64_t r = 0; r < rows; ++r) {
-    const float* in = qkv + r * stride;
+    std::memcpy(static_cast<float*>(p.q) + (token_begin + r) * row, q + r * stride,
+                row * sizeof(float));
+  }
+}
+
+void StoreKeysValues(const AttentionProblem& p, int64_t token_begin, int64_t rows, const float* kv,
+                     int64_t stride) {
+  const PlainKv to = Rows(p);
+  for (int64_t r = 0; r < rows; ++r) {
+    const float* in = kv + r * stride;
     const int64_t t = token_begin + r;
-    std::memcpy(static_cast<float*>(p.q) + t * q_row, in, q_row * sizeof(float));
-    std::memcpy(kv.k + t * kv.row, in + q_row, kv.row * sizeof(float));
-    std::memcpy(kv.v + t * kv.row, in + q_row + kv.row, kv.row * sizeof(float));
+    std::memcpy(to.k + t * to.row, in, to.row * sizeof(float));
+    std::memcpy(to.v + t * to.row, in + to.row, to.row * sizeof(float));
   }
 }
 
@@ -89,25 +96,30 @@ void Bf16ToF32(const uint16_t* in, int64_t n, float* out) {
   }
 }
 
+kernels::CpuKernels MakeTable() {
+  kernels::CpuKernels table{};
+  table.isa = kernels::CpuIsa::kPortable;
+  table.name = "reference";
+  table.native_bf16 = false;
+  table.StoreQueries = StoreQueries;
+  table.StoreKeysValues = StoreKeysValues;
+  table.Bound = Bound;
+  table.PlanUnits = PlanUnits;
+  table.AttendScratchBytes = AttendScratchBytes;
+  table.Attend = Attend;
+  table.AddLayerNorm = kernels::reference::AddLayerNorm;
+  table.GatedGelu = kernels::reference::GatedGelu;
+  table.Embed = kernels::reference::Embed;
+  table.MeanPool = kernels::reference::MeanPool;
+  table.F32ToBf16 = F32ToBf16;
+  table.Bf16ToF32 = Bf16ToF32;
+  return table;
+}
+
 }  // namespace
 
 const kernels::CpuKernels& ReferenceKernels() {
-  static const kernels::CpuKernels table = {
-      .isa = kernels::CpuIsa::kPortable,
-      .name = "reference",
-      .native_bf16 = false,
-      .StoreQkv = StoreQkv,
-      .Bound = Bound,
-      .PlanUnits = PlanUnits,
-      .AttendScratchBytes = AttendScratchBytes,
-      .Attend = Attend,
-      .AddLayerNorm = kernels::reference::AddLayerNorm,
-      .GatedGelu = kernels::reference::GatedGelu,
-      .Embed = kernels::reference::Embed,
-      .MeanPool = kernels::reference::MeanPool,
-      .F32ToBf16 = F32ToBf16,
-      .Bf16ToF32 = Bf16ToF32,
-  };
+  static const kernels::CpuKernels table = MakeTable();
   return table;
 }
 

@@ -83,13 +83,13 @@ int64_t AttentionKvBytesUpperBound(int64_t tokens, int64_t sequences, int32_t nu
 }
 
 int64_t AttentionKvBytes(const AttentionProblem& p) {
-  return AttentionKvBytesUpperBound(p.cu_seqlens[p.num_sequences], p.num_sequences, p.num_kv_heads,
+  return AttentionKvBytesUpperBound(KeyOffsets(p)[p.num_sequences], p.num_sequences, p.num_kv_heads,
                                     p.head_dim, p.storage);
 }
 
 int64_t AttentionBoundsBytes(const AttentionProblem& p) {
   const int64_t floats_per_sequence = kBoundHeader + p.head_dim;
-  const int64_t slots = SlotCount(p.cu_seqlens[p.num_sequences], p.num_sequences);
+  const int64_t slots = SlotCount(KeyOffsets(p)[p.num_sequences], p.num_sequences);
   return (p.num_sequences * floats_per_sequence + 2 * slots) * p.num_kv_heads *
          static_cast<int64_t>(sizeof(float));
 }

@@ -80,7 +80,7 @@ struct AttentionProblem {
   float epsilon = 0;            // kTolerance: in (0, 1)
   DType storage = DType::kF32;  // kF32 or kBF16: of q, k, v and o as kept between the calls
   void* q = nullptr;            // [T, H, D] of `storage`; Attend overwrites it with o
-  void* kv = nullptr;           // AttentionKvBytes(), 64-byte aligned, zero-filled before StoreQkv
+  void* kv = nullptr;           // AttentionKvBytes(), 64-byte aligned, zero-filled before stores
   void* bounds = nullptr;       // AttentionBoundsBytes(), 64-byte aligned
 };
 

@@ -1,7 +1,7 @@
 // Where the CPU kernels keep packed keys, values and norms. Private to kernels/cpu.
 //
 // Slots. The key blocks of sequence s own the slots [SlotBase(s), SlotBase(s) + blocks), with
-// SlotBase(s) = floor(cu_seqlens[s] / 64) + s: found in O(1) for any sequence, never overlapping
+// SlotBase(s) = floor(keys before s / 64) + s: found in O(1) for any sequence, never overlapping
 // (ceil(n/64) <= floor((c+n)/64) - floor(c/64) + 1), at most one slot wasted per sequence.
 //
 // kv:     slot-major per sequence: ((SlotBase·Hk) + kv_head·blocks + block) · (K panel | V panel),
@@ -32,6 +32,15 @@ enum BoundsField : int64_t {
   kBoundHeader = 16,
 };
 
+// Where the keys of the sequences begin: [B + 1].
+inline const int64_t* KeyOffsets(const AttentionProblem& p) {
+  return p.cu_seqlens_k != nullptr ? p.cu_seqlens_k : p.cu_seqlens;
+}
+
+inline int64_t KeyCount(const AttentionProblem& p, int64_t sequence) {
+  return KeyOffsets(p)[sequence + 1] - KeyOffsets(p)[sequence];
+}
+
 inline int64_t Blocks(int64_t tokens) { return (tokens + kKeyBlock - 1) / kKeyBlock; }
 
 inline int64_t SlotBase(int64_t first_token, int64_t sequence) {
@@ -49,8 +58,8 @@ inline int64_t BlockElements(int64_t head_dim) { return 2 * kKeyBlock * head_dim
 // Element offset in `kv` of key block `block` of a (sequence, kv head).
 inline int64_t KvBlockOffset(const AttentionProblem& p, int64_t sequence, int64_t kv_head,
                              int64_t block) {
-  const int64_t begin = p.cu_seqlens[sequence];
-  const int64_t blocks = Blocks(p.cu_seqlens[sequence + 1] - begin);
+  const int64_t begin = KeyOffsets(p)[sequence];
+  const int64_t blocks = Blocks(KeyCount(p, sequence));
   return (SlotBase(begin, sequence) * p.num_kv_heads + kv_head * blocks + block) *
          BlockElements(p.head_dim);
 }
@@ -63,8 +72,8 @@ inline int64_t BoundsRecordOffset(const AttentionProblem& p, int64_t sequence, i
 // Float offset in `bounds` of the norms of a (sequence, kv head): `blocks` maxima over blocks
 // 0..b (for the left side), then `blocks` maxima over blocks b..last (for the right side).
 inline int64_t BoundsNormOffset(const AttentionProblem& p, int64_t sequence, int64_t kv_head) {
-  const int64_t begin = p.cu_seqlens[sequence];
-  const int64_t blocks = Blocks(p.cu_seqlens[sequence + 1] - begin);
+  const int64_t begin = KeyOffsets(p)[sequence];
+  const int64_t blocks = Blocks(KeyCount(p, sequence));
   return p.num_sequences * p.num_kv_heads * (kBoundHeader + p.head_dim) +
          2 * (SlotBase(begin, sequence) * p.num_kv_heads + kv_head * blocks);
 }

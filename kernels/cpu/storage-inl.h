@@ -107,16 +107,25 @@ inline void ConvertRow(const float* in, int64_t dim, typename St::Elem* out) {
 }
 
 template <class St>
-void StoreQkvImpl(const AttentionProblem& p, int64_t token_begin, int64_t rows, const float* qkv,
-                  int64_t qkv_stride) {
+void StoreQueriesImpl(const AttentionProblem& p, int64_t token_begin, int64_t rows, const float* q,
+                      int64_t stride) {
+  const int64_t width = int64_t{p.num_heads} * p.head_dim;
+  auto* to = static_cast<typename St::Elem*>(p.q) + token_begin * width;
+  for (int64_t r = 0; r < rows; ++r) ConvertRow<St>(q + r * stride, width, to + r * width);
+}
+
+template <class St>
+void StoreKeysValuesImpl(const AttentionProblem& p, int64_t token_begin, int64_t rows,
+                         const float* kv, int64_t stride) {
   using Elem = typename St::Elem;
-  const int64_t dim = p.head_dim, q_width = p.num_heads * dim, kv_width = p.num_kv_heads * dim;
+  const int64_t dim = p.head_dim, kv_width = p.num_kv_heads * dim;
+  const int64_t* cu_seqlens = KeyOffsets(p);
   alignas(64) Elem packed[kPackRows * 256];
   // The last sequence that begins at or before token_begin (empty ones before it do not matter).
   int64_t low = 0, high = p.num_sequences - 1;
   while (low < high) {
     const int64_t middle = (low + high + 1) / 2;
-    if (p.cu_seqlens[middle] <= token_begin) {
+    if (cu_seqlens[middle] <= token_begin) {
       low = middle;
     } else {
       high = middle - 1;
@@ -125,24 +134,21 @@ void StoreQkvImpl(const AttentionProblem& p, int64_t token_begin, int64_t rows, 
   int64_t sequence = low;
   for (int64_t r = 0; r < rows;) {
     const int64_t token = token_begin + r;
-    while (p.cu_seqlens[sequence + 1] <= token) ++sequence;
-    const int64_t position = token - p.cu_seqlens[sequence];
+    while (cu_seqlens[sequence + 1] <= token) ++sequence;
+    const int64_t position = token - cu_seqlens[sequence];
     int64_t count = kPackRows - position % kPackRows;  // stays within a key block
     if (count > rows - r) count = rows - r;
-    if (count > p.cu_seqlens[sequence + 1] - token) count = p.cu_seqlens[sequence + 1] - token;
-    const float* in = qkv + r * qkv_stride;
-    for (int64_t t = 0; t < count; ++t) {
-      ConvertRow<St>(in + t * qkv_stride, q_width, static_cast<Elem*>(p.q) + (token + t) * q_width);
-    }
+    if (count > cu_seqlens[sequence + 1] - token) count = cu_seqlens[sequence + 1] - token;
+    const float* in = kv + r * stride;
     for (int64_t h = 0; h < p.num_kv_heads; ++h) {
       Elem* block = static_cast<Elem*>(p.kv) + KvBlockOffset(p, sequence, h, position / kKeyBlock);
-      const float* keys = in + q_width + h * dim;
+      const float* keys = in + h * dim;
       for (int64_t t = 0; t < count; ++t) {
-        ConvertRow<St>(keys + t * qkv_stride, dim, packed + t * dim);
+        ConvertRow<St>(keys + t * stride, dim, packed + t * dim);
       }
       PackKeys<St>(packed, count, dim, position % kKeyBlock, block);
       for (int64_t t = 0; t < count; ++t) {
-        ConvertRow<St>(keys + kv_width + t * qkv_stride, dim, packed + t * dim);
+        ConvertRow<St>(keys + kv_width + t * stride, dim, packed + t * dim);
       }
       PackValues<St>(packed, count, dim, position % kKeyBlock, block + kKeyBlock * dim);
     }
@@ -222,7 +228,7 @@ inline void SampleCentre(const typename St::Elem* kv, int64_t blocks, int64_t to
 template <class St>
 void BoundImpl(const AttentionProblem& p, int64_t sequence, int32_t kv_head) {
   using S = typename St::Simd;
-  const int64_t tokens = p.cu_seqlens[sequence + 1] - p.cu_seqlens[sequence];
+  const int64_t tokens = KeyCount(p, sequence);
   if (tokens <= kShortSequence || p.skip == SkipMode::kDense) return;
   const int64_t blocks = Blocks(tokens), dim = p.head_dim;
   const auto* kv =

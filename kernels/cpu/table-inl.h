@@ -13,21 +13,26 @@ namespace {  // NOLINT: internal linkage, see layout.h
 
 template <class S, class Bf16>
 struct AttentionEntry {
-  static void StoreQkv(const AttentionProblem& p, int64_t token_begin, int64_t rows,
-                       const float* qkv, int64_t qkv_stride) {
-    p.storage == DType::kF32 ? StoreQkvImpl<F32Storage<S>>(p, token_begin, rows, qkv, qkv_stride)
-                             : StoreQkvImpl<Bf16>(p, token_begin, rows, qkv, qkv_stride);
+  using F32 = F32Storage<S>;
+
+  static void StoreQueries(const AttentionProblem& p, int64_t token_begin, int64_t rows,
+                           const float* q, int64_t stride) {
+    p.storage == DType::kF32 ? StoreQueriesImpl<F32>(p, token_begin, rows, q, stride)
+                             : StoreQueriesImpl<Bf16>(p, token_begin, rows, q, stride);
+  }
+  static void StoreKeysValues(const AttentionProblem& p, int64_t token_begin, int64_t rows,
+                              const float* kv, int64_t stride) {
+    p.storage == DType::kF32 ? StoreKeysValuesImpl<F32>(p, token_begin, rows, kv, stride)
+                             : StoreKeysValuesImpl<Bf16>(p, token_begin, rows, kv, stride);
   }
   static void Bound(const AttentionProblem& p, int64_t sequence, int32_t kv_head) {
-    p.storage == DType::kF32 ? BoundImpl<F32Storage<S>>(p, sequence, kv_head)
+    p.storage == DType::kF32 ? BoundImpl<F32>(p, sequence, kv_head)
                              : BoundImpl<Bf16>(p, sequence, kv_head);
   }
-  static int64_t ScratchBytes(const AttentionProblem& p) {
-    return Scratch<F32Storage<S>>::Bytes(p.head_dim);
-  }
+  static int64_t ScratchBytes(const AttentionProblem& p) { return Scratch<F32>::Bytes(p.head_dim); }
   static void Attend(const AttentionProblem& p, const AttentionUnit& unit, void* scratch,
                      AttentionStats* stats) {
-    p.storage == DType::kF32 ? AttendImpl<F32Storage<S>>(p, unit, scratch, stats)
+    p.storage == DType::kF32 ? AttendImpl<F32>(p, unit, scratch, stats)
                              : AttendImpl<Bf16>(p, unit, scratch, stats);
   }
 };
@@ -38,7 +43,8 @@ constexpr CpuKernels MakeTable(CpuIsa isa, const char* name, bool native_bf16) {
   table.isa = isa;
   table.name = name;
   table.native_bf16 = native_bf16;
-  table.StoreQkv = AttentionEntry<S, Bf16>::StoreQkv;
+  table.StoreQueries = AttentionEntry<S, Bf16>::StoreQueries;
+  table.StoreKeysValues = AttentionEntry<S, Bf16>::StoreKeysValues;
   table.Bound = AttentionEntry<S, Bf16>::Bound;
   table.PlanUnits = PlanUnits;
   table.AttendScratchBytes = AttentionEntry<S, Bf16>::ScratchBytes;

@@ -50,9 +50,13 @@ class Bf16ProductsBackend final : public Backend {
   void MeanPool(const float* x, int64_t dim, int64_t begin, int64_t end, float* out) override {
     host_->MeanPool(x, dim, begin, end, out);
   }
-  void StoreQkv(const kernels::AttentionProblem& p, int64_t token_begin, int64_t rows,
-                const float* qkv, int64_t stride) override {
-    host_->StoreQkv(p, token_begin, rows, qkv, stride);
+  void StoreQueries(const kernels::AttentionProblem& p, int64_t token_begin, int64_t rows,
+                    const float* q, int64_t stride) override {
+    host_->StoreQueries(p, token_begin, rows, q, stride);
+  }
+  void StoreKeysValues(const kernels::AttentionProblem& p, int64_t token_begin, int64_t rows,
+                       const float* kv, int64_t stride) override {
+    host_->StoreKeysValues(p, token_begin, rows, kv, stride);
   }
   void Bound(const kernels::AttentionProblem& p, int64_t sequence, int32_t head) override {
     host_->Bound(p, sequence, head);
@@ -66,6 +70,18 @@ class Bf16ProductsBackend final : public Backend {
   void Attend(const kernels::AttentionProblem& p, const kernels::AttentionUnit& unit, void* scratch,
               kernels::AttentionStats* stats) override {
     host_->Attend(p, unit, scratch, stats);
+  }
+  void RmsNorm(const kernels::RmsNormArgs& args) override { host_->RmsNorm(args); }
+  void Route(const kernels::RouteArgs& args) override { host_->Route(args); }
+  void ScatterAdd(const kernels::ScatterAddArgs& args) override { host_->ScatterAdd(args); }
+  void MqaStore(const kernels::MqaStoreArgs& args) override { host_->MqaStore(args); }
+  int64_t MqaScratchBytes(int64_t rows, int32_t head_dim) override {
+    return host_->MqaScratchBytes(rows, head_dim);
+  }
+  void MqaPartial(const kernels::MqaPartialArgs& args) override { host_->MqaPartial(args); }
+  void MqaMerge(const kernels::MqaMergeArgs& args) override { host_->MqaMerge(args); }
+  void LogSoftmaxTile(const kernels::LogSoftmaxTileArgs& args) override {
+    host_->LogSoftmaxTile(args);
   }
 
  private:

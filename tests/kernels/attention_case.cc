@@ -85,7 +85,8 @@ void Store(const CpuKernels& kernels, const AttentionProblem& p, const Attention
         std::copy_n(t.k.data() + (begin + r) * kv_width, kv_width, to + q_width);
         std::copy_n(t.v.data() + (begin + r) * kv_width, kv_width, to + q_width + kv_width);
       }
-      kernels.StoreQkv(p, begin, count, rows.data(), stride);
+      kernels.StoreQueries(p, begin, count, rows.data(), stride);
+      kernels.StoreKeysValues(p, begin, count, rows.data() + q_width, stride);
     }
   };
   std::vector<std::thread> threads;

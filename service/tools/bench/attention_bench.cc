@@ -96,11 +96,13 @@ void ParallelFor(int threads, int64_t count, int64_t piece,
 Timing RunOnce(const AttentionProblem& p, const std::vector<float>& qkv, int threads) {
   const kernels::CpuKernels& cpu = *kernels::GetCpuKernels(kernels::BestCpuIsa());
   const int64_t tokens = p.cu_seqlens[1];
-  const int64_t stride = int64_t{3} * p.num_heads * p.head_dim;
+  const int64_t dim = int64_t{p.num_heads} * p.head_dim, stride = 3 * dim;
   Timing t;
   double start = NowSeconds();
   ParallelFor(threads, tokens, 256, [&](int64_t begin, int64_t end) {
-    cpu.StoreQkv(p, begin, end - begin, qkv.data() + begin * stride, stride);
+    const float* rows = qkv.data() + begin * stride;
+    cpu.StoreQueries(p, begin, end - begin, rows, stride);
+    cpu.StoreKeysValues(p, begin, end - begin, rows + dim, stride);
   });
   t.store = NowSeconds() - start;
   start = NowSeconds();
