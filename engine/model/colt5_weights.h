@@ -2,6 +2,7 @@
 // Matrices are [out, in], row-major; nothing has a bias.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -51,6 +52,11 @@ struct Colt5Weights {
   std::vector<Colt5DecoderLayerWeights> decoder_layers;
   TensorView decoder_final_norm;  // [C]; data == nullptr without decoder layers
 };
+
+// Calls `take` with name and shape of every tensor that a model of this shape has, and puts what it
+// returns in its place: the one table of names.
+using TakeTensor = std::function<TensorView(const std::string&, const std::vector<int64_t>&)>;
+Colt5Weights CollectColt5Weights(const Colt5Config& config, const TakeTensor& take);
 
 // A model directory, opened: configuration, tensors, and the checkpoint that owns the memory.
 struct Colt5Checkpoint {
