@@ -1,5 +1,6 @@
 #include "engine/encoder_model.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <mutex>
@@ -8,6 +9,8 @@
 #include "absl/strings/str_format.h"
 #include "engine/base/status_macros.h"
 #include "engine/base/thread_pool.h"
+#include "engine/forward_pass.h"
+#include "engine/planner.h"
 
 namespace longdoc {
 namespace {
@@ -100,6 +103,30 @@ void EncoderModel::KeepEmbeddings() {
   weight_bytes_ += word.bytes();
   token_type_ = ToFloats(checkpoint_.weights.token_type);
   embedding_norm_ = ToVectors(checkpoint_.weights.embedding_norm);
+}
+
+EncodePlan EncoderModel::PlanEncode(const BackendInfo& backend, int64_t tokens, int64_t num_vectors,
+                                    bool want_token_vectors, const AttentionPolicy& policy) const {
+  EncodePlan plan;
+  plan.tokens = tokens;
+  const PassBytes bytes = PlanPassBytes(config(), backend, tokens, 1);
+  plan.activation_bytes = bytes.total();
+  const int64_t vector_bytes = config().hidden_size * static_cast<int64_t>(sizeof(float));
+  // Token vectors are the residual stream itself: they cost time to live, not space.
+  plan.output_bytes = num_vectors * vector_bytes;
+  plan.scratch_bytes = PlanScratchBytes(config(), backend);
+  plan.peak_bytes = plan.activation_bytes + plan.output_bytes;
+  if (want_token_vectors) plan.peak_bytes = std::max(plan.peak_bytes, bytes.x + plan.output_bytes);
+  plan.expected_tile_fraction = ExpectedTileFraction(config(), policy, tokens);
+  plan.dense_flops = DenseFlopsPerToken(config()) * static_cast<double>(tokens);
+  plan.attention_flops = plan.expected_tile_fraction * DenseAttentionFlops(config(), tokens);
+  return plan;
+}
+
+absl::StatusOr<std::unique_ptr<EncodePass>> EncoderModel::MakePass(
+    Backend& backend, const AttentionPolicy& policy,
+    const std::vector<PassSequence>& sequences) const {
+  return ForwardPass::Create(backend, *this, policy, sequences);
 }
 
 }  // namespace longdoc

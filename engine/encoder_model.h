@@ -7,7 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "engine/backend.h"
-#include "engine/engine.h"
+#include "engine/encode_pass.h"
 #include "engine/model/encoder_weights.h"
 
 namespace longdoc {
@@ -26,7 +26,7 @@ struct PackedLayer {
 };
 
 // Immutable after Load; shared by all passes.
-class EncoderModel final : public Model {
+class EncoderModel final : public EncodingModel {
  public:
   // Packs the weights on up to `backend.info().num_workers` threads and lets go of the pages of the
   // checkpoint that were copied.
@@ -40,6 +40,12 @@ class EncoderModel final : public Model {
   const std::string& revision() const override { return checkpoint_.revision; }
   ComputeType compute_type() const override { return compute_type_; }
   int64_t weight_bytes() const override { return weight_bytes_; }
+
+  EncodePlan PlanEncode(const BackendInfo& backend, int64_t tokens, int64_t num_vectors,
+                        bool want_token_vectors, const AttentionPolicy& policy) const override;
+  absl::StatusOr<std::unique_ptr<EncodePass>> MakePass(
+      Backend& backend, const AttentionPolicy& policy,
+      const std::vector<PassSequence>& sequences) const override;
 
   DType word_type() const { return checkpoint_.weights.word.dtype; }
   const void* word() const { return word_; }                            // [V, C] of word_type()

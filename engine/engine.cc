@@ -11,8 +11,8 @@
 #include "engine/backend.h"
 #include "engine/base/error_reason.h"
 #include "engine/base/status_macros.h"
+#include "engine/encode_work.h"
 #include "engine/encoder_model.h"
-#include "engine/planner.h"
 #include "engine/scheduler.h"
 
 namespace longdoc {
@@ -76,7 +76,10 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const EngineOptions& o) {
 class EngineImpl final : public Engine {
  public:
   EngineImpl(const EngineOptions& options, std::unique_ptr<Backend> backend)
-      : options_(options), backend_(std::move(backend)), scheduler_(*backend_, options_) {}
+      : options_(options),
+        backend_(std::move(backend)),
+        meter_(options_.num_threads),
+        scheduler_(*backend_, options_) {}
   ~EngineImpl() override { Stop(); }
 
   absl::StatusOr<std::shared_ptr<const Model>> LoadModel(const std::string& name,
@@ -87,7 +90,12 @@ class EngineImpl final : public Engine {
                                   bool want_token_vectors,
                                   const AttentionPolicy& policy) const override;
   absl::Status Submit(EncodeTask&& task) override;
-  EngineStats stats() const override { return scheduler_.stats(); }
+  EngineStats stats() const override {
+    EngineStats stats;
+    scheduler_.AddTo(&stats);
+    meter_.AddTo(&stats);
+    return stats;
+  }
   const EngineOptions& options() const override { return options_; }
   std::string DeviceDescription() const override {
     const BackendInfo& info = backend_->info();
@@ -99,7 +107,8 @@ class EngineImpl final : public Engine {
  private:
   const EngineOptions options_;
   std::unique_ptr<Backend> backend_;
-  Scheduler scheduler_;
+  EncodeMeter meter_;
+  Scheduler scheduler_;  // last: its works use all of the above
 };
 
 absl::StatusOr<EncodePlan> EngineImpl::Plan(const Model& model, int64_t tokens, int64_t num_vectors,
@@ -109,22 +118,12 @@ absl::StatusOr<EncodePlan> EngineImpl::Plan(const Model& model, int64_t tokens, 
   RETURN_IF_ERROR(CheckRange("tokens", tokens, 1, int64_t{1} << 32));
   RETURN_IF_ERROR(CheckRange("vectors", num_vectors, 0, int64_t{1} << 32));
   RETURN_IF_ERROR(CheckAttentionPolicy(policy));
-  const EncoderConfig& config = model.config();
-  EncodePlan plan;
-  plan.tokens = tokens;
-  const PassBytes bytes = PlanPassBytes(config, backend_->info(), tokens, 1);
-  plan.activation_bytes = bytes.total();
-  const int64_t vector_bytes = config.hidden_size * static_cast<int64_t>(sizeof(float));
-  // Token vectors are the residual stream itself: they cost time to live, not space.
-  plan.output_bytes = num_vectors * vector_bytes;
-  plan.scratch_bytes = PlanScratchBytes(config, backend_->info()) * options_.num_threads;
-  plan.peak_bytes = plan.activation_bytes + plan.output_bytes;
-  if (want_token_vectors) plan.peak_bytes = std::max(plan.peak_bytes, bytes.x + plan.output_bytes);
-  plan.expected_tile_fraction = ExpectedTileFraction(config, policy, tokens);
-  plan.dense_flops = DenseFlopsPerToken(config) * static_cast<double>(tokens);
-  plan.attention_flops = plan.expected_tile_fraction * DenseAttentionFlops(config, tokens);
-  plan.expected_seconds = plan.dense_flops / scheduler_.dense_rate() +
-                          plan.attention_flops / scheduler_.attention_rate();
+  const auto* encoding = dynamic_cast<const EncodingModel*>(&model);
+  if (encoding == nullptr) return absl::InternalError("the model is not one of this engine");
+  EncodePlan plan =
+      encoding->PlanEncode(backend_->info(), tokens, num_vectors, want_token_vectors, policy);
+  plan.scratch_bytes *= options_.num_threads;
+  plan.expected_seconds = meter_.ExpectedSeconds(plan.dense_flops, plan.attention_flops);
   return plan;
 }
 
@@ -152,7 +151,7 @@ absl::Status CheckTask(const EncodeTask& task, const EncoderConfig& config) {
 }
 
 absl::Status EngineImpl::Submit(EncodeTask&& task) {
-  auto model = std::dynamic_pointer_cast<const EncoderModel>(task.model);
+  auto model = std::dynamic_pointer_cast<const EncodingModel>(task.model);
   if (model == nullptr || task.cancellation == nullptr || task.on_done == nullptr) {
     return absl::InternalError("encode task without a model of this engine, token or callback");
   }
@@ -169,7 +168,14 @@ absl::Status EngineImpl::Submit(EncodeTask&& task) {
             tokens, plan.peak_bytes, available)),
         "DOCUMENT_EXCEEDS_MEMORY");
   }
-  return scheduler_.Submit(std::move(task), std::move(model), plan.peak_bytes);
+  WorkNeeds needs;
+  needs.tokens = tokens;
+  needs.peak_bytes = plan.peak_bytes;
+  needs.expected_seconds = plan.expected_seconds;
+  needs.lane = tokens <= options_.short_text_tokens ? Lane::kShort : Lane::kLong;
+  needs.cancellation = task.cancellation;
+  return scheduler_.Submit(std::make_unique<EncodeWork>(std::move(task), std::move(model),
+                                                        std::move(needs), *backend_, meter_));
 }
 
 }  // namespace

@@ -98,7 +98,7 @@ struct EncodeTask {
   std::shared_ptr<CancellationToken> cancellation;  // never null
   // Called now and then from a worker: share of the work done in [0, 1]. Must be quick.
   std::function<void(double)> on_progress;
-  // Called exactly once from a worker iff Submit returned OK. Must be quick.
+  // Called exactly once, from a worker or from Stop, iff Submit returned OK. Must be quick.
   absl::AnyInvocable<void(absl::StatusOr<EncodeResult>) &&> on_done;
 };
 
@@ -128,7 +128,7 @@ class Engine {
   virtual absl::StatusOr<EncodePlan> Plan(const Model& model, int64_t tokens, int64_t num_vectors,
                                           bool want_token_vectors,
                                           const AttentionPolicy& policy) const = 0;
-  // Queues a task; never blocks. Moves from `task` iff OK. INVALID_ARGUMENT (empty, id out of
+  // Queues a task; never blocks. `task` is used up either way. INVALID_ARGUMENT (empty, id out of
   // range, bad span, bad policy); RESOURCE_EXHAUSTED (QUEUE_FULL with a retry delay; or
   // DOCUMENT_EXCEEDS_MEMORY: can never fit, naming needed and available bytes); UNAVAILABLE after
   // Stop. Callbacks of a task come in order; on_done gets CANCELLED or DEADLINE_EXCEEDED when the

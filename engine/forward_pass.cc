@@ -27,14 +27,14 @@ double SecondsSince(std::chrono::steady_clock::time_point start) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ForwardPass>> ForwardPass::Create(
-    Backend& backend, std::shared_ptr<const EncoderModel> model, const AttentionPolicy& policy,
-    std::vector<PassSequence> sequences) {
+    Backend& backend, const EncoderModel& model, const AttentionPolicy& policy,
+    const std::vector<PassSequence>& sequences) {
   std::unique_ptr<ForwardPass> pass(new ForwardPass());
-  pass->model_ = std::move(model);
+  pass->model_ = &model;
   pass->policy_ = policy;
-  pass->sequences_ = std::move(sequences);
+  pass->sequences_ = sequences;
   pass->state_.backend = &backend;
-  pass->state_.model = pass->model_.get();
+  pass->state_.model = &model;
   pass->cu_seqlens_.push_back(0);
   for (const PassSequence& s : pass->sequences_) {
     pass->ids_.insert(pass->ids_.end(), s.ids.begin(), s.ids.end());
@@ -44,6 +44,7 @@ absl::StatusOr<std::unique_ptr<ForwardPass>> ForwardPass::Create(
   RETURN_IF_ERROR(pass->Allocate());
   pass->PlanTiles();
   pass->PlanBoundSteps();
+  pass->PlanAttentionSteps();
   pass->PlanPoolSteps();
   pass->EnterPhase(Phase::kEmbed);
   return pass;
@@ -56,20 +57,19 @@ absl::Status ForwardPass::Allocate() {
   p = MakeAttentionProblem(model_->config(), backend.info(), policy_);
   p.num_sequences = static_cast<int64_t>(sequences_.size());
   p.cu_seqlens = cu_seqlens_.data();
-  buffers_ = std::make_shared<PassBuffers>();
   MemoryPool& memory = backend.memory();
   const int64_t storage = static_cast<int64_t>(kernels::SizeOf(p.storage));
-  ASSIGN_OR_RETURN(buffers_->x, memory.Allocate(tokens() * dim * 4, /*zeroed=*/false));
-  ASSIGN_OR_RETURN(buffers_->q, memory.Allocate(tokens() * dim * storage, /*zeroed=*/false));
-  ASSIGN_OR_RETURN(buffers_->kv, memory.Allocate(kernels::AttentionKvBytes(p), /*zeroed=*/true));
-  ASSIGN_OR_RETURN(buffers_->bounds,
+  ASSIGN_OR_RETURN(buffers_.x, memory.Allocate(tokens() * dim * 4, /*zeroed=*/false));
+  ASSIGN_OR_RETURN(buffers_.q, memory.Allocate(tokens() * dim * storage, /*zeroed=*/false));
+  ASSIGN_OR_RETURN(buffers_.kv, memory.Allocate(kernels::AttentionKvBytes(p), /*zeroed=*/true));
+  ASSIGN_OR_RETURN(buffers_.bounds,
                    memory.Allocate(kernels::AttentionBoundsBytes(p), /*zeroed=*/true));
-  bytes_ = buffers_->bytes();
+  bytes_ = buffers_.bytes();
   attention_stats_.resize(sequences_.size());
-  state_.x = buffers_->x.as<float>();
-  p.q = buffers_->q.data();
-  p.kv = buffers_->kv.data();
-  p.bounds = buffers_->bounds.data();
+  state_.x = buffers_.x.as<float>();
+  p.q = buffers_.q.data();
+  p.kv = buffers_.kv.data();
+  p.bounds = buffers_.bounds.data();
   const char* problem = kernels::CheckAttentionProblem(p);
   if (problem[0] != '\0') return absl::InternalError(problem);
   return absl::OkStatus();
@@ -87,8 +87,7 @@ void ForwardPass::PlanTiles() {
     attention_weight_ +=
         ExpectedTileFraction(config, policy_, n) * DenseAttentionFlops(config, n) / layers;
   }
-  weight_total_ =
-      attention_weight_ * layers + DenseFlopsPerToken(config) * static_cast<double>(tokens());
+  weight_total_ = attention_weight_ * layers + dense_flops();
 }
 
 void ForwardPass::PlanBoundSteps() {
@@ -129,9 +128,10 @@ void ForwardPass::PlanAttentionSteps() {
 
 void ForwardPass::PlanPoolSteps() {
   const size_t dim = static_cast<size_t>(model_->config().hidden_size);
+  results_.resize(sequences_.size());
   for (size_t s = 0; s < sequences_.size(); ++s) {
-    sequences_[s].document.resize(dim);
-    sequences_[s].passages.resize(dim * sequences_[s].spans.size());
+    results_[s].document.resize(dim);
+    results_[s].passages.resize(dim * sequences_[s].spans.size());
     pool_steps_.push_back({s, -1});
     for (size_t i = 0; i < sequences_[s].spans.size(); ++i) {
       pool_steps_.push_back({s, static_cast<int64_t>(i)});
@@ -158,7 +158,7 @@ int64_t ForwardPass::StepsOf(Phase phase) const {
 
 double ForwardPass::WeightOf(Phase phase) const {
   const EncoderConfig& config = model_->config();
-  const double dense = DenseFlopsPerToken(config) * static_cast<double>(tokens());
+  const double dense = dense_flops();
   const double project = 6.0 * static_cast<double>(config.hidden_size * config.hidden_size) *
                          static_cast<double>(tokens());
   const double layers = static_cast<double>(config.num_layers);
@@ -171,7 +171,6 @@ double ForwardPass::WeightOf(Phase phase) const {
 
 void ForwardPass::EnterPhase(Phase phase) {
   phase_ = phase;
-  if (phase == Phase::kAttend) PlanAttentionSteps();
   num_steps_ = StepsOf(phase);
 }
 
@@ -264,12 +263,13 @@ void ForwardPass::RunPool(int64_t step) {
   const int64_t dim = model_->config().hidden_size;
   const int64_t end = std::min<int64_t>((step + 1) * 16, static_cast<int64_t>(pool_steps_.size()));
   for (int64_t i = step * 16; i < end; ++i) {
-    PassSequence& s = sequences_[pool_steps_[i].sequence];
+    const PassSequence& s = sequences_[pool_steps_[i].sequence];
+    EncodeResult& result = results_[pool_steps_[i].sequence];
     const int64_t base = cu_seqlens_[pool_steps_[i].sequence];
     const int64_t index = pool_steps_[i].span;
     const TokenSpan span =
         index < 0 ? TokenSpan{0, static_cast<int64_t>(s.ids.size())} : s.spans[index];
-    float* out = index < 0 ? s.document.data() : s.passages.data() + index * dim;
+    float* out = index < 0 ? result.document.data() : result.passages.data() + index * dim;
     state_.backend->MeanPool(state_.x, dim, base + span.begin, base + span.end, out);
   }
 }
@@ -281,9 +281,21 @@ EncodeStats ForwardPass::stats() const {
   return MakeStats(attention, tokens());
 }
 
-EncodeStats ForwardPass::stats(size_t sequence) const {
+EncodeResult ForwardPass::TakeResult(size_t sequence) {
+  EncodeResult result = std::move(results_[sequence]);
   std::lock_guard lock(stats_mutex_);
-  return MakeStats(attention_stats_[sequence], cu_seqlens_[sequence + 1] - cu_seqlens_[sequence]);
+  result.stats =
+      MakeStats(attention_stats_[sequence], cu_seqlens_[sequence + 1] - cu_seqlens_[sequence]);
+  return result;
+}
+
+double ForwardPass::dense_flops() const {
+  return DenseFlopsPerToken(model_->config()) * static_cast<double>(tokens());
+}
+
+double ForwardPass::attention_flops() const {
+  return AttentionTileFlops(model_->config().head_dim) *
+         static_cast<double>(stats().tiles_computed);
 }
 
 EncodeStats ForwardPass::MakeStats(const kernels::AttentionStats& attention, int64_t tokens) const {

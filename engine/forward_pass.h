@@ -1,66 +1,42 @@
 // One pass of packed sequences through an encoder, as phases of small independent steps.
 //
 //   embed+project → for each layer: bound → attend → mix(+project) → pool
-//
-// The steps of a phase may run in any order on any threads; a phase starts when the one before has
-// finished. The scheduler owns that protocol; this class knows what the steps are.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/types/span.h"
+#include "engine/encode_pass.h"
 #include "engine/encoder_steps.h"
 #include "engine/engine.h"
 
 namespace longdoc {
 
-// Buffers of a pass. Shared, because token vectors outlive the pass.
-struct PassBuffers {
-  Buffer x, q, kv, bounds;
-  int64_t bytes() const { return x.bytes() + q.bytes() + kv.bytes() + bounds.bytes(); }
-};
-
-// What one sequence wants; the ids stay the caller's until the pass is over.
-struct PassSequence {
-  absl::Span<const int32_t> ids;
-  absl::Span<const TokenSpan> spans;
-  std::vector<float> document;  // out: [C]
-  std::vector<float> passages;  // out: [spans, C]
-};
-
-class ForwardPass {
+class ForwardPass final : public EncodePass {
  public:
-  // Allocates everything; RESOURCE_EXHAUSTED when the system refuses.
+  // Allocates everything; RESOURCE_EXHAUSTED when the system refuses. Backend and model outlive the
+  // pass.
   static absl::StatusOr<std::unique_ptr<ForwardPass>> Create(
-      Backend& backend, std::shared_ptr<const EncoderModel> model, const AttentionPolicy& policy,
-      std::vector<PassSequence> sequences);
+      Backend& backend, const EncoderModel& model, const AttentionPolicy& policy,
+      const std::vector<PassSequence>& sequences);
 
-  // Steps of the current phase; 0 only when the pass is over.
-  int64_t num_steps() const { return num_steps_; }
-  bool finished() const { return phase_ == Phase::kDone; }
-  // Runs step [0, num_steps()) of the current phase. Distinct steps may run at once.
-  absl::Status RunStep(int64_t step, WorkerScratch& scratch);
-  // All steps of the phase have run: moves on to the next phase that has steps.
-  void NextPhase();
+  int64_t num_steps() const override { return num_steps_; }
+  bool finished() const override { return phase_ == Phase::kDone; }
+  absl::Status RunStep(int64_t step, WorkerScratch& scratch) override;
+  void NextPhase() override;
+  double Progress(int64_t steps_done) const override;
 
-  // Share of the whole work done when `steps_done` steps of the current phase are.
-  double Progress(int64_t steps_done) const;
-
-  std::vector<PassSequence>& sequences() { return sequences_; }
-  int64_t tokens() const { return cu_seqlens_.back(); }
-  const std::shared_ptr<PassBuffers>& buffers() const { return buffers_; }
-  // Where a sequence's rows begin in x.
-  int64_t first_token(size_t sequence) const { return cu_seqlens_[sequence]; }
-  // Tiles, seconds, bounds and bytes of what has run so far: of the whole pass, and of one
-  // sequence. Tiles are a sequence's own; seconds and bytes of a shared pass are divided by tokens.
-  EncodeStats stats() const;
-  EncodeStats stats(size_t sequence) const;
+  EncodeStats stats() const override;
+  double dense_flops() const override;
+  double attention_flops() const override;
+  EncodeResult TakeResult(size_t sequence) override;
+  Buffer TakeTokenVectors() override { return std::move(buffers_.x); }
+  int64_t first_token(size_t sequence) const override { return cu_seqlens_[sequence]; }
 
  private:
   enum class Phase { kEmbed, kBound, kAttend, kMix, kPool, kDone };
@@ -73,6 +49,11 @@ class ForwardPass {
     int64_t span;  // -1: the whole sequence
   };
 
+  struct Buffers {
+    Buffer x, q, kv, bounds;
+    int64_t bytes() const { return x.bytes() + q.bytes() + kv.bytes() + bounds.bytes(); }
+  };
+
   ForwardPass() = default;
   absl::Status Allocate();
   EncodeStats MakeStats(const kernels::AttentionStats& attention, int64_t tokens) const;
@@ -80,6 +61,7 @@ class ForwardPass {
   void PlanBoundSteps();
   void PlanAttentionSteps();
   void PlanPoolSteps();
+  int64_t tokens() const { return cu_seqlens_.back(); }
   void EnterPhase(Phase phase);
   int64_t StepsOf(Phase phase) const;
   double WeightOf(Phase phase) const;
@@ -88,12 +70,13 @@ class ForwardPass {
   void RunBound(int64_t step);
   void RunPool(int64_t step);
 
-  std::shared_ptr<const EncoderModel> model_;
+  const EncoderModel* model_ = nullptr;
   AttentionPolicy policy_;
   std::vector<PassSequence> sequences_;
-  std::vector<int32_t> ids_;         // packed
-  std::vector<int64_t> cu_seqlens_;  // [B+1]
-  std::shared_ptr<PassBuffers> buffers_;
+  std::vector<int32_t> ids_;           // packed
+  std::vector<int64_t> cu_seqlens_;    // [B+1]
+  std::vector<EncodeResult> results_;  // vectors only
+  Buffers buffers_;
   EncoderState state_;
 
   int64_t bytes_ = 0;  // of all buffers, as allocated

@@ -78,6 +78,10 @@ double ExpectedTileFraction(const EncoderConfig& config, const AttentionPolicy& 
   return std::min(1.0, visited / static_cast<double>(config.slopes.size()));
 }
 
+double AttentionTileFlops(int64_t head_dim) {
+  return 4.0 * k::kQueryBlock * k::kKeyBlock * static_cast<double>(head_dim);
+}
+
 double DenseAttentionFlops(const EncoderConfig& config, int64_t tokens) {
   const double n = static_cast<double>(tokens);
   return 4.0 * static_cast<double>(config.hidden_size * config.num_layers) * n * n;

@@ -34,7 +34,8 @@ int64_t PlanScratchBytes(const EncoderConfig& config, const BackendInfo& backend
 double ExpectedTileFraction(const EncoderConfig& config, const AttentionPolicy& policy,
                             int64_t tokens);
 
-// FLOPs of full attention, 4·H·D·n² a layer.
+// FLOPs of one attention tile, and of full attention: 4·H·D·n² a layer.
+double AttentionTileFlops(int64_t head_dim);
 double DenseAttentionFlops(const EncoderConfig& config, int64_t tokens);
 
 }  // namespace longdoc

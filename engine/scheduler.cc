@@ -7,7 +7,6 @@
 
 #include "absl/strings/str_format.h"
 #include "engine/base/error_reason.h"
-#include "engine/planner.h"
 
 namespace longdoc {
 namespace {
@@ -16,17 +15,21 @@ constexpr int kLongShare = 8;
 constexpr size_t kMaxLongPasses = 4;
 constexpr std::chrono::milliseconds kSweepInterval(20);
 constexpr double kProgressStep = 0.002;
-// Before anything has run: a cautious guess per worker.
-constexpr double kFirstRate = 4e10;
+
+double Seconds(std::chrono::steady_clock::duration d) {
+  return std::chrono::duration<double>(d).count();
+}
+
+absl::Status Draining() {
+  return WithReason(absl::UnavailableError("the engine is shutting down"), "DRAINING");
+}
 
 }  // namespace
 
 Scheduler::Scheduler(Backend& backend, const EngineOptions& options)
     : backend_(backend),
       options_(options),
-      reserved_bytes_(std::make_shared<std::atomic<int64_t>>(0)),
-      dense_rate_(kFirstRate * options.num_threads),
-      attention_rate_(kFirstRate * options.num_threads) {
+      reserved_bytes_(std::make_shared<ByteReservation::Counter>(0)) {
   for (int i = 0; i < options.num_threads; ++i) {
     workers_.emplace_back([this, i] {
       pthread_setname_np(pthread_self(), absl::StrFormat("encode-%d", i).c_str());
@@ -35,34 +38,37 @@ Scheduler::Scheduler(Backend& backend, const EngineOptions& options)
   }
 }
 
-absl::Status Scheduler::Submit(EncodeTask&& task, std::shared_ptr<const EncoderModel> model,
-                               int64_t peak_bytes) {
-  const int64_t tokens = static_cast<int64_t>(task.ids.size());
+absl::Status Scheduler::Submit(std::unique_ptr<Work> work) {
+  const int64_t tokens = work->needs().tokens;
   std::lock_guard lock(mutex_);
-  if (stopping_) {
-    return WithReason(absl::UnavailableError("the engine is shutting down"), "DRAINING");
-  }
-  if (stats_.queued_tasks >= options_.max_queued_tasks ||
-      stats_.queued_tokens + tokens > options_.max_queued_tokens) {
-    const double wait = DenseFlopsPerToken(model->config()) *
-                        static_cast<double>(stats_.queued_tokens) / dense_rate_;
+  if (stopping_) return Draining();
+  if (queued_works_ >= options_.max_queued_tasks ||
+      queued_tokens_ + tokens > options_.max_queued_tokens) {
     absl::Status full = absl::ResourceExhaustedError(absl::StrFormat(
         "queue is full: %d tasks with %d tokens wait (limits %d and %d), %d tokens asked",
-        stats_.queued_tasks, stats_.queued_tokens, options_.max_queued_tasks,
-        options_.max_queued_tokens, tokens));
-    return WithRetryDelay(WithReason(full, "QUEUE_FULL"), std::clamp(wait, 0.1, 60.0));
+        queued_works_, queued_tokens_, options_.max_queued_tasks, options_.max_queued_tokens,
+        tokens));
+    return WithRetryDelay(WithReason(full, "QUEUE_FULL"), std::clamp(queued_seconds_, 0.1, 60.0));
   }
-  Pending pending{std::move(task), std::move(model), peak_bytes, Clock::now()};
-  CountQueued(pending, +1);
-  auto& queue = tokens <= options_.short_text_tokens ? short_queue_ : long_queue_;
-  queue.push_back(std::move(pending));
+  work->submitted_ = Clock::now();
+  CountQueued(*work, +1);
+  auto& queue = work->needs().lane == Lane::kShort ? short_queue_ : long_queue_;
+  queue.push_back(std::move(work));
   wake_.notify_one();
   return absl::OkStatus();
 }
 
-void Scheduler::CountQueued(const Pending& pending, int sign) {
-  stats_.queued_tasks += sign;
-  stats_.queued_tokens += sign * static_cast<int64_t>(pending.task.ids.size());
+void Scheduler::CountQueued(const Work& work, int sign) {
+  queued_works_ += sign;
+  queued_tokens_ += sign * work.needs().tokens;
+  queued_seconds_ += sign * work.needs().expected_seconds;
+}
+
+void Scheduler::CountRunning(const Running& running, int sign) {
+  for (const auto& work : running.works) {
+    running_works_ += sign;
+    running_tokens_ += sign * work->needs().tokens;
+  }
 }
 
 void Scheduler::RunWorker() {
@@ -73,10 +79,10 @@ void Scheduler::RunWorker() {
   std::unique_lock lock(mutex_);
   while (!stopping_) {
     if (Clock::now() - last_sweep_ >= kSweepInterval) {
-      Finished dropped;
+      Dropped dropped;
       SweepQueues(&dropped);
       lock.unlock();
-      Deliver(std::move(dropped));
+      Drop(std::move(dropped));
       lock.lock();
     }
     if (StartSomething(lock) || RunOneStep(lock, scratch)) {
@@ -86,7 +92,7 @@ void Scheduler::RunWorker() {
     }
     if (stopping_) break;
     // Queued work that cannot start yet may be cancelled meanwhile: look again soon.
-    if (stats_.queued_tasks > 0 || !short_running_.empty() || !long_running_.empty()) {
+    if (queued_works_ > 0 || !short_running_.empty() || !long_running_.empty()) {
       wake_.wait_for(lock, kSweepInterval);
     } else {
       wake_.wait(lock);
@@ -95,16 +101,16 @@ void Scheduler::RunWorker() {
   scratch_bytes_ -= counted;
 }
 
-void Scheduler::SweepQueues(Finished* dropped) {
+void Scheduler::SweepQueues(Dropped* dropped) {
   last_sweep_ = Clock::now();
   for (auto* queue : {&short_queue_, &long_queue_}) {
     for (auto it = queue->begin(); it != queue->end();) {
-      absl::Status status = it->task.cancellation->Check();
+      absl::Status status = (*it)->needs().cancellation->Check();
       if (status.ok()) {
         ++it;
         continue;
       }
-      CountQueued(*it, -1);
+      CountQueued(**it, -1);
       dropped->emplace_back(std::move(*it), std::move(status));
       it = queue->erase(it);
     }
@@ -114,59 +120,42 @@ void Scheduler::SweepQueues(Finished* dropped) {
   }
 }
 
-bool Scheduler::Reserve(int64_t bytes, int64_t limit, Running& running) {
-  if (*reserved_bytes_ + bytes > limit) return false;
-  *reserved_bytes_ += bytes;
-  running.reservation = std::make_shared<ByteReservation>(reserved_bytes_, bytes);
-  return true;
+void Scheduler::Take(std::deque<std::unique_ptr<Work>>::iterator it, Running& running) {
+  CountQueued(**it, -1);
+  running.works.push_back(std::move(*it));
 }
 
-// The oldest short text, with all the queued ones that can share its pass.
+// The oldest short work, with all the queued ones that can share its pass.
 std::shared_ptr<Scheduler::Running> Scheduler::TakeShortBatch() {
   if (short_queue_.empty() || short_running_.size() >= workers_.size()) return nullptr;
-  const Pending& first = short_queue_.front();
-  const EncoderModel* model = first.model.get();
-  const AttentionPolicy policy = first.task.attention;
-  auto fits = [&](const Pending& p) {
-    return p.model.get() == model && p.task.attention == policy;
-  };
-
   int64_t tokens = 0, bytes = 0;
-  size_t count = 0;
-  for (const Pending& p : short_queue_) {
-    if (!fits(p)) continue;
-    const int64_t n = static_cast<int64_t>(p.task.ids.size());
-    if (count > 0 && tokens + n > options_.max_batch_tokens) break;
-    if (*reserved_bytes_ + bytes + p.peak_bytes > options_.memory_budget_bytes) break;
-    tokens += n;
-    bytes += p.peak_bytes;
-    ++count;
-  }
   auto running = std::make_shared<Running>();
-  if (count == 0 || !Reserve(bytes, options_.memory_budget_bytes, *running)) return nullptr;
-  for (auto it = short_queue_.begin(); count > 0;) {
-    if (!fits(*it)) {
-      ++it;
-      continue;
-    }
-    CountQueued(*it, -1);
-    running->tasks.push_back(std::move(*it));
-    it = short_queue_.erase(it);
-    --count;
+  for (auto it = short_queue_.begin(); it != short_queue_.end(); ++it) {
+    const WorkNeeds& needs = (*it)->needs();
+    if (!running->works.empty() && !(*it)->CanJoin(*running->works[0])) continue;
+    if (tokens > 0 && tokens + needs.tokens > options_.max_batch_tokens) break;
+    if (*reserved_bytes_ + bytes + needs.peak_bytes > options_.memory_budget_bytes) break;
+    tokens += needs.tokens;
+    bytes += needs.peak_bytes;
+    Take(it, *running);
   }
+  if (running->works.empty()) return nullptr;
+  short_queue_.erase(std::remove(short_queue_.begin(), short_queue_.end(), nullptr),
+                     short_queue_.end());
+  running->reservation = ByteReservation(reserved_bytes_, bytes);
   running->is_short = true;
   short_running_.push_back(running);
   return running;
 }
 
-std::shared_ptr<Scheduler::Running> Scheduler::TakeLongTask() {
+std::shared_ptr<Scheduler::Running> Scheduler::TakeLongWork() {
   if (long_queue_.empty() || long_running_.size() >= kMaxLongPasses) return nullptr;
-  auto running = std::make_shared<Running>();
   // Strictly in order: a giant at the head waits for its memory and is not overtaken for ever.
-  const int64_t limit = LongTaskBudget(options_.memory_budget_bytes);
-  if (!Reserve(long_queue_.front().peak_bytes, limit, *running)) return nullptr;
-  CountQueued(long_queue_.front(), -1);
-  running->tasks.push_back(std::move(long_queue_.front()));
+  const int64_t bytes = long_queue_.front()->needs().peak_bytes;
+  if (*reserved_bytes_ + bytes > LongTaskBudget(options_.memory_budget_bytes)) return nullptr;
+  auto running = std::make_shared<Running>();
+  running->reservation = ByteReservation(reserved_bytes_, bytes);
+  Take(long_queue_.begin(), *running);
   long_queue_.pop_front();
   long_running_.push_back(running);
   return running;
@@ -174,18 +163,12 @@ std::shared_ptr<Scheduler::Running> Scheduler::TakeLongTask() {
 
 bool Scheduler::StartSomething(std::unique_lock<std::mutex>& lock) {
   std::shared_ptr<Running> running = TakeShortBatch();
-  if (running == nullptr) running = TakeLongTask();
+  if (running == nullptr) running = TakeLongWork();
   if (running == nullptr) return false;
   running->started = Clock::now();
-  for (const Pending& p : running->tasks) {
-    stats_.running_tasks += 1;
-    stats_.running_tokens += static_cast<int64_t>(p.task.ids.size());
-  }
+  CountRunning(*running, +1);
   lock.unlock();
-  std::vector<PassSequence> sequences;
-  for (const Pending& p : running->tasks) sequences.push_back({p.task.ids, p.task.spans, {}, {}});
-  auto pass = ForwardPass::Create(backend_, running->tasks[0].model,
-                                  running->tasks[0].task.attention, std::move(sequences));
+  absl::StatusOr<std::unique_ptr<Pass>> pass = running->works[0]->MakePass(running->works);
   lock.lock();
   running->starting = false;
   if (pass.ok()) {
@@ -198,12 +181,12 @@ bool Scheduler::StartSomething(std::unique_lock<std::mutex>& lock) {
   return true;
 }
 
-// A pass whose tasks are all cancelled or late stops; the others of a batch go on.
+// A pass whose works are all cancelled or late stops; a batch goes on for those that are not.
 void Scheduler::CheckCancelled(Running& running) {
   if (!running.failure.ok()) return;
   absl::Status status;
-  for (const Pending& p : running.tasks) {
-    status = p.task.cancellation->Check();
+  for (const auto& work : running.works) {
+    status = work->needs().cancellation->Check();
     if (status.ok()) return;
   }
   running.failure = status;
@@ -251,15 +234,14 @@ bool Scheduler::RunOneStep(std::unique_lock<std::mutex>& lock, WorkerScratch& sc
   return true;
 }
 
-// Called before the step counts as done, so that a task cannot complete while it is being told.
+// Called before the step counts as done, so that a work cannot complete while it is being told.
 void Scheduler::ReportProgress(std::unique_lock<std::mutex>& lock, Running& running) {
   if (running.is_short || !running.failure.ok()) return;
-  const auto& report = running.tasks[0].task.on_progress;
   const double progress = running.pass->Progress(running.done + 1);
-  if (!report || progress - running.reported < kProgressStep) return;
+  if (progress - running.reported < kProgressStep) return;
   running.reported = progress;
   lock.unlock();
-  report(progress);
+  running.works[0]->OnProgress(progress);
   lock.lock();
 }
 
@@ -283,8 +265,41 @@ void Scheduler::AfterStep(std::unique_lock<std::mutex>& lock,
   }
 }
 
+void Scheduler::Complete(std::unique_lock<std::mutex>& lock,
+                         const std::shared_ptr<Running>& running) {
+  running->advancing = true;  // nobody else touches it any more
+  (running->is_short ? short_running_ : long_running_).remove(running);
+  CountRunning(*running, -1);
+  lock.unlock();
+  Finish(*running);
+  lock.lock();
+  wake_.notify_all();
+}
+
+void Scheduler::Finish(Running& running) {
+  WorkTimings timings;
+  timings.compute_seconds = Seconds(Clock::now() - running.started);
+  if (running.pass != nullptr) {
+    running.works[0]->Collect(running.works, *running.pass, running.failure, running.reservation);
+  }
+  // Memory is free again before anyone is told.
+  running.pass.reset();
+  running.reservation = ByteReservation();
+  for (auto& work : running.works) {
+    timings.queue_seconds = Seconds(running.started - work->submitted_);
+    work->Done(running.failure.ok() ? work->needs().cancellation->Check() : running.failure,
+               timings);
+    work.reset();
+  }
+}
+
+void Scheduler::Drop(Dropped&& dropped) {
+  for (auto& [work, status] : dropped) {
+    work->Done(status, {Seconds(Clock::now() - work->submitted_), 0});
+  }
+}
+
 void Scheduler::Stop() {
-  Finished dropped;
   {
     std::lock_guard lock(mutex_);
     if (stopping_) return;
@@ -293,21 +308,37 @@ void Scheduler::Stop() {
   wake_.notify_all();
   for (std::thread& t : workers_) t.join();
   // Single-threaded from here on.
-  const absl::Status stopped =
-      WithReason(absl::UnavailableError("the engine is shutting down"), "DRAINING");
+  Dropped dropped;
   for (auto* queue : {&short_queue_, &long_queue_}) {
-    for (Pending& p : *queue) dropped.emplace_back(std::move(p), stopped);
+    for (auto& work : *queue) {
+      CountQueued(*work, -1);
+      dropped.emplace_back(std::move(work), Draining());
+    }
     queue->clear();
   }
   for (auto* list : {&short_running_, &long_running_}) {
     for (auto& running : *list) {
-      for (Pending& p : running->tasks) dropped.emplace_back(std::move(p), stopped);
+      CountRunning(*running, -1);
       running->pass.reset();
-      running->reservation.reset();
+      running->reservation = ByteReservation();
+      for (auto& work : running->works) dropped.emplace_back(std::move(work), Draining());
     }
     list->clear();
   }
-  Deliver(std::move(dropped));
+  Drop(std::move(dropped));
+}
+
+void Scheduler::AddTo(EngineStats* stats) const {
+  std::lock_guard lock(mutex_);
+  stats->queued_tasks = queued_works_;
+  stats->queued_tokens = queued_tokens_;
+  stats->running_tasks = running_works_;
+  stats->running_tokens = running_tokens_;
+  stats->reserved_bytes = *reserved_bytes_;
+  stats->allocated_bytes = backend_.memory().allocated_bytes();
+  stats->peak_allocated_bytes = backend_.memory().peak_bytes();
+  stats->memory_budget_bytes = options_.memory_budget_bytes;
+  stats->scratch_bytes = scratch_bytes_;
 }
 
 }  // namespace longdoc

@@ -1,0 +1,126 @@
+#include "engine/encode_work.h"
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "engine/base/status_macros.h"
+
+namespace longdoc {
+namespace {
+
+// Before anything has run: a cautious guess per worker, in FLOP/s.
+constexpr double kFirstRate = 4e10;
+constexpr double kRateSmoothing = 0.3;
+
+EncodeWork& AsEncode(const std::unique_ptr<Work>& work) { return static_cast<EncodeWork&>(*work); }
+
+}  // namespace
+
+EncodeMeter::EncodeMeter(int num_workers)
+    : num_workers_(num_workers),
+      dense_rate_(kFirstRate * num_workers),
+      attention_rate_(kFirstRate * num_workers) {}
+
+void EncodeMeter::Count(const EncodePass& pass, int64_t sequences, bool ok) {
+  const EncodeStats stats = pass.stats();
+  std::lock_guard lock(mutex_);
+  counters_.batches += 1;
+  counters_.batch_sequences += sequences;
+  counters_.batch_tokens += stats.tokens;
+  counters_.tiles_computed += stats.tiles_computed;
+  counters_.tiles_dense += stats.tiles_dense;
+  counters_.attention_seconds += stats.attention_seconds;
+  counters_.dense_seconds += stats.dense_seconds;
+  if (!ok) return;
+  counters_.tokens_encoded += stats.tokens;
+  auto update = [&](double flops, double seconds, double* rate) {
+    if (seconds < 1e-3) return;
+    *rate += kRateSmoothing * (flops / seconds * num_workers_ - *rate);
+  };
+  update(pass.dense_flops(), stats.dense_seconds, &dense_rate_);
+  update(pass.attention_flops(), stats.attention_seconds, &attention_rate_);
+}
+
+double EncodeMeter::ExpectedSeconds(double dense_flops, double attention_flops) const {
+  std::lock_guard lock(mutex_);
+  return dense_flops / dense_rate_ + attention_flops / attention_rate_;
+}
+
+void EncodeMeter::AddTo(EngineStats* stats) const {
+  std::lock_guard lock(mutex_);
+  stats->batches = counters_.batches;
+  stats->batch_sequences = counters_.batch_sequences;
+  stats->batch_tokens = counters_.batch_tokens;
+  stats->tokens_encoded = counters_.tokens_encoded;
+  stats->tiles_computed = counters_.tiles_computed;
+  stats->tiles_dense = counters_.tiles_dense;
+  stats->attention_seconds = counters_.attention_seconds;
+  stats->dense_seconds = counters_.dense_seconds;
+}
+
+EncodeWork::EncodeWork(EncodeTask&& task, std::shared_ptr<const EncodingModel> model,
+                       WorkNeeds needs, Backend& backend, EncodeMeter& meter)
+    : Work(std::move(needs)),
+      task_(std::move(task)),
+      model_(std::move(model)),
+      backend_(backend),
+      meter_(meter) {}
+
+bool EncodeWork::CanJoin(const Work& first) const {
+  const auto* other = dynamic_cast<const EncodeWork*>(&first);
+  return other != nullptr && other->model_ == model_ && other->task_.attention == task_.attention;
+}
+
+absl::StatusOr<std::unique_ptr<Pass>> EncodeWork::MakePass(Batch batch) {
+  std::vector<PassSequence> sequences;
+  for (const auto& work : batch) {
+    const EncodeTask& task = AsEncode(work).task_;
+    sequences.push_back({task.ids, task.spans});
+  }
+  ASSIGN_OR_RETURN(std::unique_ptr<Pass> pass,
+                   model_->MakePass(backend_, task_.attention, sequences));
+  return pass;
+}
+
+void EncodeWork::OnProgress(double share) {
+  if (task_.on_progress) task_.on_progress(share);
+}
+
+void EncodeWork::Collect(Batch batch, Pass& pass, const absl::Status& status,
+                         ByteReservation& reservation) {
+  auto& encode = static_cast<EncodePass&>(pass);
+  meter_.Count(encode, static_cast<int64_t>(batch.size()), status.ok());
+  if (!status.ok()) return;
+  for (size_t i = 0; i < batch.size(); ++i) AsEncode(batch[i]).result_ = encode.TakeResult(i);
+
+  // Token vectors of a batch live in one piece, for as long as any of them is held.
+  const bool wanted = std::any_of(batch.begin(), batch.end(), [](const auto& work) {
+    return AsEncode(work).task_.want_token_vectors;
+  });
+  if (!wanted) return;
+  using Kept = std::pair<Buffer, ByteReservation>;
+  auto kept = std::make_shared<Kept>(encode.TakeTokenVectors(), ByteReservation());
+  kept->second = reservation.Split(kept->first.bytes());
+  for (size_t i = 0; i < batch.size(); ++i) {
+    EncodeWork& work = AsEncode(batch[i]);
+    if (!work.task_.want_token_vectors) continue;
+    work.result_.token_vectors =
+        kept->first.as<float>() + encode.first_token(i) * model_->config().hidden_size;
+    work.result_.token_owner = kept;
+  }
+}
+
+void EncodeWork::Done(const absl::Status& status, const WorkTimings& timings) {
+  if (!status.ok()) {
+    result_ = EncodeResult();  // its memory is free before anyone is told
+    std::move(task_.on_done)(status);
+    return;
+  }
+  result_.stats.queue_seconds = timings.queue_seconds;
+  result_.stats.compute_seconds = timings.compute_seconds;
+  result_.stats.planned_bytes = needs().peak_bytes;
+  std::move(task_.on_done)(std::move(result_));
+}
+
+}  // namespace longdoc
