@@ -110,6 +110,14 @@ kernels::CpuKernels MakeTable() {
   table.AddLayerNorm = kernels::reference::AddLayerNorm;
   table.GatedGelu = kernels::reference::GatedGelu;
   table.Embed = kernels::reference::Embed;
+  table.RmsNorm = kernels::reference::RmsNorm;
+  table.Route = kernels::reference::Route;
+  table.ScatterAdd = kernels::reference::ScatterAdd;
+  table.MqaStore = kernels::reference::MqaStore;
+  table.MqaScratchBytes = [](int64_t, int32_t) -> int64_t { return 0; };
+  table.MqaPartial = kernels::reference::MqaPartial;
+  table.MqaMerge = kernels::reference::MqaMerge;
+  table.LogSoftmaxTile = kernels::reference::LogSoftmaxTile;
   table.MeanPool = kernels::reference::MeanPool;
   table.F32ToBf16 = F32ToBf16;
   table.Bf16ToF32 = Bf16ToF32;

@@ -75,7 +75,7 @@ struct MqaMergeArgs {
 };
 
 // Log-softmax over a vocabulary that comes in tiles of columns: logits are never all in memory.
-// Running state per row starts at max = −FLT_MAX, sum = 0, chosen = 0 (see ResetLogSoftmax).
+// Running state per row starts at max = −FLT_MAX, sum = 0, chosen = 0.
 //   afterwards  log p(target[r]) = chosen[r] − max[r] − ln(sum[r])
 struct LogSoftmaxTileArgs {
   int64_t rows = 0;

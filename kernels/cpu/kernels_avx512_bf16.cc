@@ -10,6 +10,7 @@ namespace {
 struct Bf16Dot {
   using Simd = SimdAvx512;
   using Elem = uint16_t;
+  using Panel = uint16_t;
   using Operand = __m512bh;
   static constexpr int kStep = 2;
 

@@ -94,19 +94,55 @@ inline typename S::Vec Gelu(typename S::Vec x) {
   return S::Mul(x, S::Select(S::Lt(x, S::Set1(0.0f)), left, S::Sub(one, left)));
 }
 
-// How a micro-kernel multiplies. `Elem` is the type of the operands in memory; a panel row holds
-// kStep consecutive values of the inner dimension for every column, side by side.
+// x / (1 + e^−z), z = √(8/π)·(x + 0.044715·x³) = x·(c + d·x²): the tanh form of GELU.
+//   e^−|z| is the square of h = e^(−|z|/2), which keeps results far left from underflowing early; z
+// carries a low part, since its rounding error goes into the exponential.
+template <class S>
+inline typename S::Vec TanhGelu(typename S::Vec x) {
+  using Vec = typename S::Vec;
+  const Vec one = S::Set1(1.0f), half = S::Set1(-0.5f), limit = S::Set1(14.0f);
+  const Vec c = S::Set1(1.5957691669464111f), c_low = S::Set1(-4.534068e-8f);
+  const Vec d = S::Set1(0.07135481387376785f), d_low = S::Set1(2.398832e-9f);
+  const Vec abs = S::Abs(x);
+  const Vec a = S::Select(S::Lt(limit, abs), limit, abs);  // keeps a² finite; NaN stays
+  const Vec square = S::Mul(a, a);
+  const Vec cubic = S::Mul(square, d);
+  Vec low = S::Fma(S::Residual(a, a, square), d, S::Residual(square, d, cubic));
+  low = S::Add(S::Fma(square, d_low, low), c_low);
+  const Vec p = S::Add(c, cubic);
+  const Vec back = S::Sub(p, c);  // the rounding error of the sum, whichever is larger
+  low = S::Add(S::Add(S::Sub(c, S::Sub(p, back)), S::Sub(cubic, back)), low);
+  const Vec z = S::Mul(a, p);
+  const Vec z_low = S::Fma(a, low, S::Residual(a, p, z));
+  const Vec h = Exp<S>(S::Mul(z, half), S::Mul(z_low, half));
+  const Vec share = S::Div(one, S::Fma(h, h, one));
+  return S::Select(S::Lt(x, S::Set1(0.0f)), S::Mul(S::Mul(x, h), S::Mul(h, share)),
+                   S::Mul(x, share));
+}
+
+// How a micro-kernel multiplies. `Elem` is the type of the left operand in memory, `Panel` that of
+// the panel's; a panel row holds kStep consecutive values of the inner dimension for every column,
+// side by side.
 template <class S>
 struct F32Dot {
   using Simd = S;
   using Elem = float;
+  using Panel = float;
   using Operand = typename S::Vec;
   static constexpr int kStep = 1;
-  static Operand LoadB(const Elem* p) { return S::Load(p); }
+  static Operand LoadB(const Panel* p) { return S::Load(p); }
   static Operand BroadcastA(const Elem* p) { return S::Set1(*p); }
   static typename S::Vec MulAdd(Operand a, Operand b, typename S::Vec c) { return S::Fma(a, b, c); }
   static typename S::Vec Weight(typename S::Vec x) { return Exp<S>(x); }
   static void StoreWeight(Elem* p, typename S::Vec v) { S::Store(p, v); }
+};
+
+// The same on a panel of bf16, widened as it is loaded: for few rows, which do not pay for widening
+// it once for all of them.
+template <class S>
+struct WidenedBf16Dot : F32Dot<S> {
+  using Panel = uint16_t;
+  static typename S::Vec LoadB(const Panel* p) { return S::LoadBf16(p); }
 };
 
 #define LONGDOC_UNROLL _Pragma("GCC unroll 8")
@@ -116,7 +152,7 @@ struct F32Dot {
 // stride ldc. The accumulators stay in registers; nothing else may live there (never inlined).
 template <class Dot, int R, int NV, bool kAccumulate>
 [[gnu::noinline]] void MicroKernel(int64_t steps, const typename Dot::Elem* a, int64_t lda,
-                                   const typename Dot::Elem* b, float* c, int64_t ldc) {
+                                   const typename Dot::Panel* b, float* c, int64_t ldc) {
   using S = typename Dot::Simd;
   constexpr int kLanes = S::kLanes;
   typename S::Vec acc[R][NV];
@@ -148,27 +184,38 @@ template <class Dot, int R, int NV, bool kAccumulate>
   }
 }
 
+// Any number of rows. From kRows + 1 to 2·kRows − 1 of them are cut into halves: a kernel of very
+// few rows has too few independent sums to hide the latency of a multiply-add.
 template <class Dot, int NV, bool kAccumulate>
 inline void MicroRows(int rows, int64_t steps, const typename Dot::Elem* a, int64_t lda,
-                      const typename Dot::Elem* b, float* c, int64_t ldc) {
+                      const typename Dot::Panel* b, float* c, int64_t ldc) {
   constexpr int kRows = Dot::Simd::kRows;
   static_assert(kRows == 6, "one case per row count");
-  for (; rows >= kRows; rows -= kRows, a += kRows * lda, c += kRows * ldc) {
-    MicroKernel<Dot, kRows, NV, kAccumulate>(steps, a, lda, b, c, ldc);
-  }
-  switch (rows) {
-    case 1:
-      return MicroKernel<Dot, 1, NV, kAccumulate>(steps, a, lda, b, c, ldc);
-    case 2:
-      return MicroKernel<Dot, 2, NV, kAccumulate>(steps, a, lda, b, c, ldc);
-    case 3:
-      return MicroKernel<Dot, 3, NV, kAccumulate>(steps, a, lda, b, c, ldc);
-    case 4:
-      return MicroKernel<Dot, 4, NV, kAccumulate>(steps, a, lda, b, c, ldc);
-    case 5:
-      return MicroKernel<Dot, 5, NV, kAccumulate>(steps, a, lda, b, c, ldc);
-    default:
-      return;
+  while (rows > 0) {
+    const int count = rows <= kRows ? rows : rows >= 2 * kRows ? kRows : (rows + 1) / 2;
+    switch (count) {
+      case 1:
+        MicroKernel<Dot, 1, NV, kAccumulate>(steps, a, lda, b, c, ldc);
+        break;
+      case 2:
+        MicroKernel<Dot, 2, NV, kAccumulate>(steps, a, lda, b, c, ldc);
+        break;
+      case 3:
+        MicroKernel<Dot, 3, NV, kAccumulate>(steps, a, lda, b, c, ldc);
+        break;
+      case 4:
+        MicroKernel<Dot, 4, NV, kAccumulate>(steps, a, lda, b, c, ldc);
+        break;
+      case 5:
+        MicroKernel<Dot, 5, NV, kAccumulate>(steps, a, lda, b, c, ldc);
+        break;
+      default:
+        MicroKernel<Dot, kRows, NV, kAccumulate>(steps, a, lda, b, c, ldc);
+        break;
+    }
+    rows -= count;
+    a += count * lda;
+    c += count * ldc;
   }
 }
 
@@ -178,8 +225,8 @@ inline void MicroRows(int rows, int64_t steps, const typename Dot::Elem* a, int6
 // before the next one, which keeps it in the first-level cache.
 template <class Dot, bool kAccumulate>
 inline void MultiplyPanel(int rows, int64_t inner, int64_t panel_inner, int64_t columns,
-                          const typename Dot::Elem* a, int64_t lda, const typename Dot::Elem* panel,
-                          float* c, int64_t ldc) {
+                          const typename Dot::Elem* a, int64_t lda,
+                          const typename Dot::Panel* panel, float* c, int64_t ldc) {
   using S = typename Dot::Simd;
   constexpr int64_t kChunk = S::kVecs * S::kLanes;
   const int64_t steps = (inner + Dot::kStep - 1) / Dot::kStep;
@@ -189,7 +236,7 @@ inline void MultiplyPanel(int rows, int64_t inner, int64_t panel_inner, int64_t 
                                           c + column, ldc);
   }
   if constexpr (S::kVecs > 2) {  // narrower chunks only exist where a chunk exceeds 16 columns
-    const typename Dot::Elem* rest = panel + column * panel_inner;
+    const typename Dot::Panel* rest = panel + column * panel_inner;
     switch ((columns - column) / S::kLanes) {
       case 3:
         return MicroRows<Dot, 3, kAccumulate>(rows, steps, a, lda, rest, c + column, ldc);

@@ -1,5 +1,5 @@
 // Layer normalisation, gated GELU, embedding lookup, pooling, conversions; contracts:
-// cpu_kernels.h.
+// cpu_kernels.h. Loads and stores of partial vectors, for the other small kernels too.
 #pragma once
 
 #include <cstdint>
@@ -56,13 +56,32 @@ inline typename S::Vec LoadSomeAs(DType type, const void* base, int64_t offset, 
   return type == DType::kBF16 ? S::LoadBf16(p) : S::LoadF16(p);
 }
 
-// Normalises x[0, dim) in place of `out`, where the sum of the row is already known.
+// `type` is kF32 or kBF16.
 template <class S>
-inline void NormalizeRow(int64_t dim, float sum, const float* gamma, const float* beta,
-                         float epsilon, float* out, uint16_t* out_bf16) {
+inline void StoreSomeAs(DType type, void* base, int64_t offset, typename S::Vec v, int count) {
+  if (type == DType::kF32) {
+    StoreSome<S>(static_cast<float*>(base) + offset, v, count);
+  } else {
+    StoreSomeBf16<S>(static_cast<uint16_t*>(base) + offset, v, count);
+  }
+}
+
+// One row: out = LayerNorm(load(i, count)) over i in [0, dim), or the loaded values themselves
+// where gamma is null.
+template <class S, class Load>
+inline void NormalizeRow(int64_t dim, const float* gamma, const float* beta, float epsilon,
+                         float* out, uint16_t* out_bf16, const Load& load) {
   using Vec = typename S::Vec;
   const Vec zero = S::Set1(0.0f);
-  const Vec mean = S::Set1(sum / static_cast<float>(dim));
+  Vec sum = zero;
+  ForVectors<S>(dim, [&](int64_t i, int count) {
+    const Vec x = load(i, count);
+    StoreSome<S>(out + i, x, count);
+    if (gamma == nullptr && out_bf16 != nullptr) StoreSomeBf16<S>(out_bf16 + i, x, count);
+    sum = S::Add(sum, x);
+  });
+  if (gamma == nullptr) return;
+  const Vec mean = S::Set1(S::SumOf(sum) / static_cast<float>(dim));
   Vec squares = zero;
   float tail = 0;  // a partial last vector: its padding must not count
   ForVectors<S>(dim, [&](int64_t i, int count) {
@@ -88,43 +107,34 @@ inline void NormalizeRow(int64_t dim, float sum, const float* gamma, const float
 
 template <class S>
 void AddLayerNormImpl(const AddLayerNormArgs& args) {
-  using Vec = typename S::Vec;
   for (int64_t r = 0; r < args.rows; ++r) {
     const float* a = args.a + r * args.a_stride;
     const float* residual = args.residual != nullptr ? args.residual + r * args.dim : nullptr;
-    float* out = args.out + r * args.out_stride;
-    Vec sum = S::Set1(0.0f);
-    ForVectors<S>(args.dim, [&](int64_t i, int count) {
-      Vec x = LoadSome<S>(a + i, count);
-      if (residual != nullptr) x = S::Add(x, LoadSome<S>(residual + i, count));
-      StoreSome<S>(out + i, x, count);
-      sum = S::Add(sum, x);
-    });
-    NormalizeRow<S>(args.dim, S::SumOf(sum), args.gamma, args.beta, args.epsilon, out,
-                    args.out_bf16 != nullptr ? args.out_bf16 + r * args.dim : nullptr);
+    NormalizeRow<S>(args.dim, args.gamma, args.beta, args.epsilon, args.out + r * args.out_stride,
+                    args.out_bf16 != nullptr ? args.out_bf16 + r * args.dim : nullptr,
+                    [&](int64_t i, int count) {
+                      const typename S::Vec x = LoadSome<S>(a + i, count);
+                      return residual != nullptr ? S::Add(x, LoadSome<S>(residual + i, count)) : x;
+                    });
   }
 }
 
 template <class S>
 void EmbedImpl(const EmbedArgs& args) {
-  using Vec = typename S::Vec;
   for (int64_t r = 0; r < args.rows; ++r) {
     const int64_t base = static_cast<int64_t>(args.ids[r]) * args.dim;
-    float* out = args.out + r * args.dim;
-    Vec sum = S::Set1(0.0f);
-    ForVectors<S>(args.dim, [&](int64_t i, int count) {
-      Vec x = LoadSomeAs<S>(args.table_type, args.word, base + i, count);
-      if (args.type != nullptr) x = S::Add(x, LoadSome<S>(args.type + i, count));
-      StoreSome<S>(out + i, x, count);
-      sum = S::Add(sum, x);
-    });
-    NormalizeRow<S>(args.dim, S::SumOf(sum), args.gamma, args.beta, args.epsilon, out,
-                    args.out_bf16 != nullptr ? args.out_bf16 + r * args.dim : nullptr);
+    NormalizeRow<S>(
+        args.dim, args.gamma, args.beta, args.epsilon, args.out + r * args.dim,
+        args.out_bf16 != nullptr ? args.out_bf16 + r * args.dim : nullptr,
+        [&](int64_t i, int count) {
+          const typename S::Vec x = LoadSomeAs<S>(args.table_type, args.word, base + i, count);
+          return args.type != nullptr ? S::Add(x, LoadSome<S>(args.type + i, count)) : x;
+        });
   }
 }
 
-template <class S>
-void GatedGeluImpl(const GatedGeluArgs& args) {
+template <class S, bool kTanh>
+void GatedGeluRows(const GatedGeluArgs& args) {
   using Vec = typename S::Vec;
   for (int64_t r = 0; r < args.rows; ++r) {
     const float* first = args.in + r * 2 * args.dim;
@@ -132,14 +142,17 @@ void GatedGeluImpl(const GatedGeluArgs& args) {
     const float* active = args.activate_second_half ? second : first;
     const float* gate = args.activate_second_half ? first : second;
     ForVectors<S>(args.dim, [&](int64_t i, int count) {
-      const Vec y = S::Mul(Gelu<S>(LoadSome<S>(active + i, count)), LoadSome<S>(gate + i, count));
-      if (args.out_type == DType::kF32) {
-        StoreSome<S>(static_cast<float*>(args.out) + r * args.dim + i, y, count);
-      } else {
-        StoreSomeBf16<S>(static_cast<uint16_t*>(args.out) + r * args.dim + i, y, count);
-      }
+      const Vec x = LoadSome<S>(active + i, count);
+      const Vec gelu = kTanh ? TanhGelu<S>(x) : Gelu<S>(x);
+      StoreSomeAs<S>(args.out_type, args.out, r * args.dim + i,
+                     S::Mul(gelu, LoadSome<S>(gate + i, count)), count);
     });
   }
+}
+
+template <class S>
+void GatedGeluImpl(const GatedGeluArgs& args) {
+  args.tanh_form ? GatedGeluRows<S, true>(args) : GatedGeluRows<S, false>(args);
 }
 
 // Compensated sums, a strip of columns at a time so that rows are read in order.

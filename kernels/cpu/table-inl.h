@@ -4,6 +4,8 @@
 #include <cstdint>
 
 #include "kernels/cpu/attend-inl.h"
+#include "kernels/cpu/decode-inl.h"
+#include "kernels/cpu/routing-inl.h"
 #include "kernels/cpu/small_ops-inl.h"
 #include "kernels/cpu/tables.h"
 #include "kernels/cpu_kernels.h"
@@ -38,6 +40,17 @@ struct AttentionEntry {
 };
 
 template <class S, class Bf16>
+struct MqaEntry {
+  static void Store(const MqaStoreArgs& args) {
+    args.storage == DType::kF32 ? MqaStoreImpl<F32Storage<S>>(args) : MqaStoreImpl<Bf16>(args);
+  }
+  static void Partial(const MqaPartialArgs& args) {
+    args.keys.storage == DType::kF32 ? MqaPartialImpl<F32Storage<S>>(args)
+                                     : MqaPartialImpl<Bf16>(args);
+  }
+};
+
+template <class S, class Bf16>
 constexpr CpuKernels MakeTable(CpuIsa isa, const char* name, bool native_bf16) {
   CpuKernels table{};
   table.isa = isa;
@@ -52,6 +65,14 @@ constexpr CpuKernels MakeTable(CpuIsa isa, const char* name, bool native_bf16) {
   table.AddLayerNorm = AddLayerNormImpl<S>;
   table.GatedGelu = GatedGeluImpl<S>;
   table.Embed = EmbedImpl<S>;
+  table.RmsNorm = RmsNormImpl<S>;
+  table.Route = Route;
+  table.ScatterAdd = ScatterAddImpl<S>;
+  table.MqaStore = MqaEntry<S, Bf16>::Store;
+  table.MqaScratchBytes = MqaScratch::Bytes;
+  table.MqaPartial = MqaEntry<S, Bf16>::Partial;
+  table.MqaMerge = MqaMergeImpl<S>;
+  table.LogSoftmaxTile = LogSoftmaxTileImpl<S>;
   table.MeanPool = MeanPoolImpl<S>;
   table.F32ToBf16 = F32ToBf16Impl<S>;
   table.Bf16ToF32 = Bf16ToF32Impl<S>;

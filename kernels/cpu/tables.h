@@ -18,5 +18,6 @@ extern const CpuKernels kAvx512Bf16EmulatedKernels;
 
 // Shared by all instruction sets; compiled for the baseline CPU.
 std::vector<AttentionUnit> PlanUnits(const AttentionProblem& p, int64_t rows_per_unit);
+void Route(const RouteArgs& args);
 
 }  // namespace longdoc::kernels

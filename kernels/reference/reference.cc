@@ -2,41 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <vector>
 
+#include "kernels/reference/convert.h"
+
 namespace longdoc::kernels::reference {
 namespace {
-
-float Bf16Value(uint16_t bits) {
-  const uint32_t wide = static_cast<uint32_t>(bits) << 16;
-  float value;
-  std::memcpy(&value, &wide, sizeof(value));
-  return value;
-}
-
-float F16Value(uint16_t bits) {
-  const int exponent = (bits >> 10) & 31;
-  const int fraction = bits & 1023;
-  double magnitude;
-  if (exponent == 31) {
-    magnitude = fraction != 0 ? std::numeric_limits<double>::quiet_NaN()
-                              : std::numeric_limits<double>::infinity();
-  } else if (exponent == 0) {
-    magnitude = std::ldexp(fraction, -24);
-  } else {
-    magnitude = std::ldexp(1024 + fraction, exponent - 25);
-  }
-  return static_cast<float>((bits & 0x8000) != 0 ? -magnitude : magnitude);
-}
-
-uint16_t RoundToBf16(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof(bits));
-  if (std::isnan(value)) return static_cast<uint16_t>((bits >> 16) | 0x40);
-  return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
 
 // Whether query i sees key j of a sequence whose block-list rows start at `first_list_row`.
 bool Allowed(const AttentionMask& mask, int64_t first_list_row, int64_t i, int64_t j) {
@@ -56,17 +28,18 @@ bool Allowed(const AttentionMask& mask, int64_t first_list_row, int64_t i, int64
   return true;
 }
 
-// One row of layer normalisation; `x` is overwritten.
-void NormalizeRow(std::vector<double>* x, const float* gamma, const float* beta, float epsilon,
-                  float* out, uint16_t* out_bf16) {
-  const int64_t dim = static_cast<int64_t>(x->size());
+// One row of layer normalisation; as it is when gamma is null.
+void NormalizeRow(const std::vector<double>& x, const float* gamma, const float* beta,
+                  float epsilon, float* out, uint16_t* out_bf16) {
+  const int64_t dim = static_cast<int64_t>(x.size());
   double mean = 0, variance = 0;
-  for (double value : *x) mean += value / static_cast<double>(dim);
-  for (double value : *x) variance += (value - mean) * (value - mean) / static_cast<double>(dim);
+  for (double value : x) mean += value / static_cast<double>(dim);
+  for (double value : x) variance += (value - mean) * (value - mean) / static_cast<double>(dim);
   const double inverse = 1.0 / std::sqrt(variance + epsilon);
   for (int64_t c = 0; c < dim; ++c) {
     const double shift = beta != nullptr ? beta[c] : 0.0;
-    out[c] = static_cast<float>(((*x)[c] - mean) * inverse * gamma[c] + shift);
+    out[c] =
+        static_cast<float>(gamma != nullptr ? (x[c] - mean) * inverse * gamma[c] + shift : x[c]);
     if (out_bf16 != nullptr) out_bf16[c] = RoundToBf16(out[c]);
   }
 }
@@ -131,7 +104,7 @@ void AddLayerNorm(const AddLayerNormArgs& args) {
       x[c] = args.a[r * args.a_stride + c];
       if (args.residual != nullptr) x[c] += args.residual[r * args.dim + c];
     }
-    NormalizeRow(&x, args.gamma, args.beta, args.epsilon, args.out + r * args.out_stride,
+    NormalizeRow(x, args.gamma, args.beta, args.epsilon, args.out + r * args.out_stride,
                  args.out_bf16 != nullptr ? args.out_bf16 + r * args.dim : nullptr);
   }
 }
@@ -143,12 +116,11 @@ void GatedGelu(const GatedGeluArgs& args) {
       const double second = args.in[r * 2 * args.dim + args.dim + f];
       const double x = args.activate_second_half ? second : first;
       const double gate = args.activate_second_half ? first : second;
-      const float value = static_cast<float>(x * 0.5 * std::erfc(-x * std::sqrt(0.5)) * gate);
-      if (args.out_type == DType::kF32) {
-        static_cast<float*>(args.out)[r * args.dim + f] = value;
-      } else {
-        static_cast<uint16_t*>(args.out)[r * args.dim + f] = RoundToBf16(value);
-      }
+      // (1 + tanh u) / 2 = 1 / (1 + e^-2u), which keeps its precision far left.
+      const double share =
+          args.tanh_form ? 1.0 / (1.0 + std::exp(-std::sqrt(8 / M_PI) * (x + 0.044715 * x * x * x)))
+                         : 0.5 * std::erfc(-x * std::sqrt(0.5));
+      StoreAs(args.out_type, args.out, r * args.dim + f, static_cast<float>(x * share * gate));
     }
   }
 }
@@ -158,20 +130,10 @@ void Embed(const EmbedArgs& args) {
   for (int64_t r = 0; r < args.rows; ++r) {
     const int64_t base = static_cast<int64_t>(args.ids[r]) * args.dim;
     for (int64_t c = 0; c < args.dim; ++c) {
-      switch (args.table_type) {
-        case DType::kF32:
-          x[c] = static_cast<const float*>(args.word)[base + c];
-          break;
-        case DType::kBF16:
-          x[c] = Bf16Value(static_cast<const uint16_t*>(args.word)[base + c]);
-          break;
-        case DType::kF16:
-          x[c] = F16Value(static_cast<const uint16_t*>(args.word)[base + c]);
-          break;
-      }
+      x[c] = LoadAs(args.table_type, args.word, base + c);
       if (args.type != nullptr) x[c] += args.type[c];
     }
-    NormalizeRow(&x, args.gamma, args.beta, args.epsilon, args.out + r * args.dim,
+    NormalizeRow(x, args.gamma, args.beta, args.epsilon, args.out + r * args.dim,
                  args.out_bf16 != nullptr ? args.out_bf16 + r * args.dim : nullptr);
   }
 }

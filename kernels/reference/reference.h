@@ -19,6 +19,14 @@ void Gemm(int64_t rows, int64_t n, int64_t k, const float* a, const float* w, co
 void AddLayerNorm(const AddLayerNormArgs& args);
 void GatedGelu(const GatedGeluArgs& args);
 void Embed(const EmbedArgs& args);
+void RmsNorm(const RmsNormArgs& args);
+void Route(const RouteArgs& args);  // O(n log n); needs no scratch
+void ScatterAdd(const ScatterAddArgs& args);
+// A block is [kKeyBlock, D] keys, then [kKeyBlock, D] values; no scratch.
+void MqaStore(const MqaStoreArgs& args);
+void MqaPartial(const MqaPartialArgs& args);
+void MqaMerge(const MqaMergeArgs& args);
+void LogSoftmaxTile(const LogSoftmaxTileArgs& args);
 void MeanPool(const float* x, int64_t dim, int64_t begin, int64_t end, float* out);
 
 }  // namespace longdoc::kernels::reference

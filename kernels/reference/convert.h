@@ -1,0 +1,65 @@
+// bf16 and fp16 to float and back, bit by bit. Private to the reference.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#include "kernels/types.h"
+
+namespace longdoc::kernels::reference {
+
+inline float Bf16Value(uint16_t bits) {
+  const uint32_t wide = static_cast<uint32_t>(bits) << 16;
+  float value;
+  std::memcpy(&value, &wide, sizeof(value));
+  return value;
+}
+
+inline float F16Value(uint16_t bits) {
+  const int exponent = (bits >> 10) & 31;
+  const int fraction = bits & 1023;
+  double magnitude;
+  if (exponent == 31) {
+    magnitude = fraction != 0 ? std::numeric_limits<double>::quiet_NaN()
+                              : std::numeric_limits<double>::infinity();
+  } else if (exponent == 0) {
+    magnitude = std::ldexp(fraction, -24);
+  } else {
+    magnitude = std::ldexp(1024 + fraction, exponent - 25);
+  }
+  return static_cast<float>((bits & 0x8000) != 0 ? -magnitude : magnitude);
+}
+
+// To nearest even; NaN stays NaN.
+inline uint16_t RoundToBf16(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof(bits));
+  if (std::isnan(value)) return static_cast<uint16_t>((bits >> 16) | 0x40);
+  return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+// Element i of an array of `type`.
+inline float LoadAs(DType type, const void* base, int64_t i) {
+  switch (type) {
+    case DType::kF32:
+      return static_cast<const float*>(base)[i];
+    case DType::kBF16:
+      return Bf16Value(static_cast<const uint16_t*>(base)[i]);
+    case DType::kF16:
+      return F16Value(static_cast<const uint16_t*>(base)[i]);
+  }
+  return 0;
+}
+
+// `type` is kF32 or kBF16.
+inline void StoreAs(DType type, void* base, int64_t i, float value) {
+  if (type == DType::kF32) {
+    static_cast<float*>(base)[i] = value;
+  } else {
+    static_cast<uint16_t*>(base)[i] = RoundToBf16(value);
+  }
+}
+
+}  // namespace longdoc::kernels::reference
