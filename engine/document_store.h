@@ -15,27 +15,9 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "engine/cross_kv.h"
-#include "engine/engine.h"
-#include "engine/options.h"
+#include "engine/kept_document.h"
 
 namespace longdoc {
-
-// An encoded document, immutable. What scoring needs, and no text.
-struct KeptDocument {
-  std::shared_ptr<const Model> model;
-  std::vector<int32_t> ids;                 // special tokens included; for CROSS_ENCODER
-  std::vector<float> vector;                // [dimensions], mean over all tokens, not normalised
-  std::vector<Passage> passages;            // of all granularities
-  std::vector<uint16_t> passage_vectors;    // bf16 [passages, dimensions], of unit length
-  std::vector<uint16_t> token_vectors;      // bf16 [tokens, dimensions], of unit length; or empty
-  std::shared_ptr<const CrossKv> cross_kv;  // null for a model without a decoder
-  std::string document_id;                  // the client's
-
-  int64_t tokens() const { return static_cast<int64_t>(ids.size()); }
-  // Everything above, as allocated.
-  int64_t bytes() const;
-};
 
 struct DocumentRecord {
   std::string name;
@@ -48,26 +30,35 @@ struct DocumentStoreOptions {
   int64_t max_documents = 10'000;
   absl::Duration default_ttl = absl::Hours(1);
   absl::Duration max_ttl = absl::Hours(24);
-  std::string instance;  // part of every name: tells this server's documents from others'
+  std::string instance;  // part of every name: tells this server's documents from others'; 1 to 32
+                         // characters of a-z and 0-9
   std::function<absl::Time()> now;  // absl::Now when empty
 };
 
 // Gauges and counters, cheap.
 struct DocumentStoreStats {
   int64_t documents = 0, pinned_documents = 0;
-  int64_t bytes = 0;           // held, by deleted but pinned ones too
+  DocumentBytes held;          // by deleted but pinned ones too
   int64_t reserved_bytes = 0;  // promised to documents that are being encoded
   int64_t budget_bytes = 0;
   int64_t added = 0, reused = 0, evicted = 0, expired = 0, deleted = 0;  // counters
-  int64_t lookups_found = 0, lookups_missed = 0;                         // counters
+  int64_t lookups_found = 0, lookups_missed = 0;                         // counters, of Find
 };
 
+// Thread-safe. Memory of documents is freed without the lock held.
 class DocumentStore {
+ private:
+  struct Entry;
+  struct State;  // shared with pins and reservations, which may outlive the store
+
  public:
   explicit DocumentStore(DocumentStoreOptions options);
   ~DocumentStore();
+  DocumentStore(const DocumentStore&) = delete;
+  DocumentStore& operator=(const DocumentStore&) = delete;
 
-  // Keeps a document from being evicted while it lives. Movable; may outlive the store.
+  // Keeps a document from being evicted while it, or a copy, lives. May outlive the store, but not
+  // the engine that the document's memory is from.
   class Pin {
    public:
     Pin() = default;
@@ -80,22 +71,40 @@ class DocumentStore {
    private:
     friend class DocumentStore;
     std::shared_ptr<const KeptDocument> document_;  // unpins when the last copy goes
+    std::shared_ptr<const Entry> entry_;
     std::string name_;
   };
 
   // Room for a document that is about to be encoded; evicts what it must, now. Given back when it
   // is destroyed unused.
-  class Reservation;
+  class Reservation {
+   public:
+    ~Reservation();
+    Reservation(const Reservation&) = delete;
+    Reservation& operator=(const Reservation&) = delete;
+    int64_t bytes() const { return bytes_; }
+
+   private:
+    friend class DocumentStore;
+    Reservation(std::shared_ptr<State> state, int64_t bytes);
+    const std::shared_ptr<State> state_;
+    const int64_t bytes_;
+    bool used_ = false;  // by Add
+  };
   // RESOURCE_EXHAUSTED (DOCUMENT_BUDGET_EXCEEDED) naming bytes needed and available (the budget
   // less what is pinned or promised) when even evicting all others would not do; with a retry delay
   // when pins or promises are the reason.
   absl::StatusOr<std::unique_ptr<Reservation>> Reserve(int64_t bytes);
+  // What Reserve would say now; evicts nothing.
+  absl::Status CheckRoom(int64_t bytes) const;
 
-  // `content_key`: a cryptographic hash of content, model revision and options. The document with
-  // the same key that is there already (marked as used), or none.
-  Pin FindByContent(const std::string& content_key);
+  // `content_key`: a cryptographic hash of content, model revision and options, of 16 bytes at
+  // least. The document with the same key that is there already (marked as used), or none. `ttl`
+  // lengthens its time to live, never shortens it.
+  Pin FindByContent(const std::string& content_key, absl::Duration ttl = absl::ZeroDuration());
   // Adds a document; the reservation is used up, whatever the true size. When another with the same
-  // key came first, that one is returned and this one dropped. `ttl`: as asked, or the default.
+  // key came first, that one is returned (as by FindByContent) and this one dropped. `ttl`: as
+  // asked, or zero for the default. Without a reservation: errors as Reserve.
   absl::StatusOr<Pin> Add(const std::string& content_key, KeptDocument&& document,
                           absl::Duration ttl, std::unique_ptr<Reservation> reservation);
 
@@ -105,22 +114,27 @@ class DocumentStore {
   absl::StatusOr<Pin> Find(const std::string& name);
   // Without marking it as used.
   absl::StatusOr<DocumentRecord> Describe(const std::string& name);
-  // In order of creation, after `page_token` ("": from the start). INVALID_ARGUMENT
-  // (INVALID_PAGE_TOKEN) for one that we did not make.
+  // Of a pinned one, also after it was deleted.
+  DocumentRecord Describe(const Pin& pin) const;
+  // In order of creation, at most `page_size` (at least 1) after `page_token` ("": from the start).
+  // INVALID_ARGUMENT (INVALID_PAGE_TOKEN) for one that we did not make. The next token is "" at the
+  // end.
   absl::StatusOr<std::vector<DocumentRecord>> List(int64_t page_size, const std::string& page_token,
                                                    std::string* next_page_token);
   // Bytes that became (or, while pinned, will become) free. Errors as Find.
   absl::StatusOr<int64_t> Delete(const std::string& name);
   // Drops what has expired; to be called now and then.
   void Sweep();
-  // A duration checked against the limit; INVALID_ARGUMENT (INVALID_TTL).
+  // A duration checked against the limits, one millisecond and max_ttl; INVALID_ARGUMENT
+  // (INVALID_TTL).
   absl::StatusOr<absl::Duration> CheckTtl(absl::Duration asked) const;
 
   DocumentStoreStats stats() const;
 
  private:
-  struct State;  // shared with pins and reservations, which may outlive the store
-  std::shared_ptr<State> state_;
+  Pin MakePin(std::shared_ptr<Entry> entry) const;
+
+  const std::shared_ptr<State> state_;
 };
 
 }  // namespace longdoc

@@ -1,0 +1,45 @@
+// An encoded document as it is kept: what scoring needs of it, in as few bytes as will do.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/cross_kv.h"
+#include "engine/engine.h"
+#include "engine/options.h"
+
+namespace longdoc {
+
+// What a kept document's memory is used for.
+struct DocumentBytes {
+  int64_t cross_kv = 0;
+  int64_t token_vectors = 0;
+  int64_t passages = 0;  // their vectors, positions and byte ranges
+  int64_t ids = 0;
+  int64_t other = 0;  // the document's vector, names, bookkeeping
+
+  int64_t total() const { return cross_kv + token_vectors + passages + ids + other; }
+  DocumentBytes& operator+=(const DocumentBytes& more);
+  DocumentBytes& operator-=(const DocumentBytes& less);
+};
+
+// An encoded document, immutable. What scoring needs, and no text.
+struct KeptDocument {
+  std::shared_ptr<const Model> model;
+  std::vector<int32_t> ids;                 // special tokens included; for CROSS_ENCODER
+  std::vector<float> vector;                // [dimensions], mean over all tokens, not normalised
+  std::vector<Passage> passages;            // of all granularities
+  std::vector<uint16_t> passage_vectors;    // bf16 [passages, dimensions], of unit length
+  std::vector<uint16_t> token_vectors;      // bf16 [tokens, dimensions], of unit length; or empty
+  std::shared_ptr<const CrossKv> cross_kv;  // null for a model without a decoder
+  std::string document_id;                  // the client's
+
+  int64_t tokens() const { return static_cast<int64_t>(ids.size()); }
+  // Everything above, as allocated.
+  DocumentBytes bytes_by_kind() const;
+  int64_t bytes() const { return bytes_by_kind().total(); }
+};
+
+}  // namespace longdoc
