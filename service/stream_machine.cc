@@ -3,7 +3,6 @@
 #include <string_view>
 #include <utility>
 
-#include "absl/strings/str_format.h"
 #include "engine/base/error_reason.h"
 
 namespace longdoc::service {
@@ -15,7 +14,8 @@ absl::Status Invalid(std::string message, std::string_view reason) {
   return WithReason(absl::InvalidArgumentError(message), reason);
 }
 
-// What ends the stream from outside; OK for every other event.
+}  // namespace
+
 absl::Status FatalStatus(const SessionEvent& event) {
   switch (event.kind) {
     case Kind::kIdleTimeout:
@@ -36,8 +36,6 @@ absl::Status FatalStatus(const SessionEvent& event) {
       return absl::OkStatus();
   }
 }
-
-}  // namespace
 
 StreamActions StreamMachine::Step(const SessionEvent& event) {
   StreamActions out;
@@ -120,44 +118,14 @@ void StreamMachine::OnMessage(const SessionEvent& event, StreamActions& out) {
     return End(Invalid("content came before the header", "CONTENT_BEFORE_HEADER"), out);
   }
   if (event.kind == Kind::kChunk) return OnChunk(event, out);
-  if (!header_.has_breaks) {
-    return End(
-        Invalid("passage_break without a passage specification of kind breaks", "UNEXPECTED_BREAK"),
-        out);
-  }
+  absl::Status status = content_.OnBreak();
+  if (!status.ok()) return End(std::move(status), out);
   out.accept = true;
 }
 
-absl::Status StreamMachine::CheckChunk(const SessionEvent& event) const {
-  if (content_ != Content::kNone && (content_ == Content::kIds) != event.ids) {
-    return Invalid("text and token ids in one document", "MIXED_CONTENT");
-  }
-  const char* unit = event.ids ? "token ids" : "bytes";
-  if (event.offset > next_offset_) {
-    return Invalid(absl::StrFormat("chunk at offset %d leaves a gap: %d %s were received",
-                                   event.offset, next_offset_, unit),
-                   "OFFSET_GAP");
-  }
-  if (event.offset < next_offset_) {
-    return Invalid(absl::StrFormat("chunk at offset %d overlaps the %d %s received before",
-                                   event.offset, next_offset_, unit),
-                   "OFFSET_OVERLAP");
-  }
-  const std::optional<int64_t>& declared =
-      event.ids ? header_.declared_tokens : header_.declared_bytes;
-  if (declared && next_offset_ + event.size > *declared) {
-    return Invalid(absl::StrFormat("document is longer than the %d %s that the header declared",
-                                   *declared, unit),
-                   "DECLARED_SIZE_MISMATCH");
-  }
-  return absl::OkStatus();
-}
-
 void StreamMachine::OnChunk(const SessionEvent& event, StreamActions& out) {
-  absl::Status status = CheckChunk(event);
+  absl::Status status = content_.OnChunk(event.offset, event.size, event.ids);
   if (!status.ok()) return End(std::move(status), out);
-  content_ = event.ids ? Content::kIds : Content::kText;
-  next_offset_ += event.size;
   pending_bytes_ += event.ids ? 4 * event.size : event.size;
   out.accept = true;
   if (!reading_paused_ && pending_bytes_ >= options_.high_watermark) {
@@ -169,14 +137,8 @@ void StreamMachine::OnReadsEnded(StreamActions& out) {
   if (state_ == StreamState::kAwaitHeader) {
     return End(Invalid("stream ended before the header", "MISSING_HEADER"), out);
   }
-  const bool ids = content_ == Content::kIds;
-  const std::optional<int64_t>& declared = ids ? header_.declared_tokens : header_.declared_bytes;
-  if (content_ != Content::kNone && declared && *declared != next_offset_) {
-    return End(Invalid(absl::StrFormat("document has %d %s, its header declared %d", next_offset_,
-                                       ids ? "token ids" : "bytes", *declared),
-                       "DECLARED_SIZE_MISMATCH"),
-               out);
-  }
+  absl::Status status = content_.OnEnd();
+  if (!status.ok()) return End(std::move(status), out);
   state_ = StreamState::kSealed;
   out.seal = true;
 }

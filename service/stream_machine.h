@@ -15,6 +15,7 @@
 #include <optional>
 
 #include "absl/status/status.h"
+#include "service/content_order.h"
 
 namespace longdoc::service {
 
@@ -34,6 +35,8 @@ struct SessionEvent {
     kHeader,        // `status`: the verdict about the header, if one was awaited
     kChunk,         // `offset`, `size` and `ids`
     kBreak,         // passage border
+    kDocumentEnd,   // ScoreCandidates: the inline document is whole
+    kCandidate,     // ScoreCandidates: `size` bytes to be scored
     kEmptyMessage,  // a message of no kind that we know
     kReadsEnded,    // half-close
     kConsumed,      // `size` bytes were processed
@@ -41,6 +44,7 @@ struct SessionEvent {
     kStarted,       // the engine began
     kEncoded,       // vectors are there
     kFrameReady,    // a response was built; `last`: it is the result
+    kScoreReady,    // ScoreCandidates: the outcome of a candidate of `size` bytes is there
     kProgressDue,   // time to tell the client
     kWriteDone,     // `ok`
     kIdleTimeout,   // nothing from the client for too long
@@ -57,6 +61,9 @@ struct SessionEvent {
   bool last = false;
   absl::Status status{};
 };
+
+// The status of an event that ends every stream from outside; OK for every other event.
+absl::Status FatalStatus(const SessionEvent& event);
 
 struct StreamActions {
   enum class Write { kNone, kProgress, kFrame };
@@ -78,17 +85,12 @@ class StreamMachine {
     int64_t high_watermark = 4 << 20;
     int64_t low_watermark = 2 << 20;
   };
-  // What the header fixed, checked already.
-  struct Header {
-    bool has_breaks = false;
-    std::optional<int64_t> declared_bytes;   // must be met exactly by text
-    std::optional<int64_t> declared_tokens;  // must be met exactly by ids
-  };
+  using Header = ContentOrder::Header;
 
   explicit StreamMachine(const Options& options) : options_(options) {}
 
   // Before the kHeader event whose verdict is OK.
-  void SetHeader(const Header& header) { header_ = header; }
+  void SetHeader(const Header& header) { content_.SetHeader(header); }
   [[nodiscard]] StreamActions Step(const SessionEvent& event);
 
   StreamState state() const { return state_; }
@@ -96,7 +98,7 @@ class StreamMachine {
   bool write_outstanding() const { return write_outstanding_; }
   bool failed() const { return final_.has_value(); }
   int64_t pending_bytes() const { return pending_bytes_; }
-  int64_t received() const { return next_offset_; }  // bytes or ids
+  int64_t received() const { return content_.received(); }  // bytes or ids
 
  private:
   void Handle(const SessionEvent& event, StreamActions& out);
@@ -106,18 +108,15 @@ class StreamMachine {
   void OnFrameReady(bool last);
   void OnConsumed(int64_t bytes);
   void OnWriteDone(bool ok, StreamActions& out);
-  absl::Status CheckChunk(const SessionEvent& event) const;
   void End(absl::Status status, StreamActions& out);
   void PlanIo(StreamActions& out);
   bool receiving() const {
     return state_ == StreamState::kAwaitHeader || state_ == StreamState::kReceiving;
   }
 
-  enum class Content { kNone, kText, kIds };
   const Options options_;
-  Header header_;
+  ContentOrder content_;
   StreamState state_ = StreamState::kAwaitHeader;
-  Content content_ = Content::kNone;
   bool read_outstanding_ = false;
   bool write_outstanding_ = false;
   bool writing_frame_ = false;
@@ -129,7 +128,6 @@ class StreamMachine {
   bool reading_paused_ = false;
   bool aborted_ = false;
   int64_t pending_bytes_ = 0;
-  int64_t next_offset_ = 0;
   std::optional<absl::Status> final_;
 };
 
