@@ -1,6 +1,7 @@
 #include "engine/decoder_weights.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "engine/base/status_macros.h"
 
@@ -56,6 +57,10 @@ absl::StatusOr<std::unique_ptr<DecoderWeights>> DecoderWeights::Pack(const Colt5
     decoder->vocabulary.push_back(std::move(tile));
   }
   return decoder;
+}
+
+float DecoderWeights::LogitScale() const {
+  return 1.0f / std::sqrt(static_cast<float>(config.hidden_size));
 }
 
 int64_t DecoderWeights::bytes() const {

@@ -35,7 +35,8 @@ struct DecoderWeights {
                                                               const Colt5Config& config,
                                                               Backend& backend);
 
-  int64_t bytes() const;  // of everything packed; the embedding table is the model's
+  float LogitScale() const;  // C^-0.5
+  int64_t bytes() const;     // of everything packed; the embedding table is the model's
 
   Colt5Config config;
   std::vector<PackedDecoderLayer> layers;
@@ -46,7 +47,7 @@ struct DecoderWeights {
   const void* embeddings = nullptr;        // [V, C] of embeddings_type
   DType embeddings_type = DType::kF32;
   // The same table as the output projection: tile i has the rows from i · kVocabularyTile on. Its
-  // products are the logits before the scale C^-0.5.
+  // products are the logits before LogitScale().
   std::vector<std::unique_ptr<PackedMatrix>> vocabulary;
 };
 

@@ -1,0 +1,86 @@
+// The steps of a decoder layer on a few rows. Formulas: docs/models.md (longdoc-CoLT5).
+//
+// A row is one input token of one sequence. All sequences attend to the same document, each also to
+// its own past in the paged cache. In attention every row counts H times: heads are query rows that
+// share the one key/value head.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/types/span.h"
+#include "engine/backend.h"
+#include "engine/cross_kv.h"
+#include "engine/decoder_weights.h"
+#include "engine/kv_cache.h"
+#include "engine/worker_scratch.h"
+
+namespace longdoc {
+
+// The next inputs of one sequence.
+struct DecoderInput {
+  absl::Span<const int32_t> ids;  // the caller's until the run is over; not empty
+  int64_t first = 0;              // position of ids[0]
+  // Keys below this position are another's to store: they are in the cache already, or come from a
+  // sequence of the same run that shares its pages.
+  int64_t stored = 0;
+  KvSequence* keys = nullptr;  // has room for first + ids.size() positions
+};
+
+// Rows [begin, begin + rows) of a run.
+struct RowRange {
+  int64_t begin = 0;
+  int64_t rows = 0;
+};
+
+// What the steps of a run work on. T rows, H heads of D.
+struct DecoderState {
+  Backend* backend = nullptr;
+  const DecoderWeights* weights = nullptr;
+  const CrossKv* document = nullptr;
+
+  absl::Span<const DecoderInput> inputs;
+  std::vector<int64_t> cu_rows;    // [inputs + 1]: where an input's rows begin
+  std::vector<int32_t> ids;        // [T]
+  std::vector<int32_t> positions;  // [T·H], of each query row
+  std::vector<float> slopes;       // [T·H]
+
+  float* y = nullptr;        // [T, C], the residual stream
+  float* q = nullptr;        // [T, H·D], queries of the next attention
+  void* attended = nullptr;  // [T, H·D] of the products' input type, outputs of the last one
+  float* partial = nullptr;  // [parts · group rows · H, D + 2]: cross-attention before merging
+  int64_t cross_parts = 0;   // the document's key blocks are cut into so many ranges
+  int64_t cross_blocks = 0;  // of so many blocks each
+  int64_t group_rows = 0;    // rows that `partial` has room for
+
+  int64_t heads() const { return weights->config.decoder_heads; }
+  int64_t head_dim() const { return weights->config.head_dim; }
+  int64_t inner() const { return heads() * head_dim(); }
+};
+
+// y = embeddings of the inputs; then the first layer's self-attention queries, keys and values.
+absl::Status DecoderEmbedStep(const DecoderState& s, RowRange tile, WorkerScratch& scratch);
+
+// Causal self-attention of rows of one input.
+absl::Status DecoderSelfAttendStep(const DecoderState& s, size_t layer, RowRange rows,
+                                   WorkerScratch& scratch);
+
+// What follows it: output projection, residual, norm, the cross-attention's queries.
+absl::Status DecoderSelfMixStep(const DecoderState& s, size_t layer, RowRange tile,
+                                WorkerScratch& scratch);
+
+// `rows` of a tile against part `part` of the document. `group_begin` is the first row of the group
+// of tiles whose partial results are in memory together.
+absl::Status DecoderCrossStep(const DecoderState& s, size_t layer, int64_t group_begin,
+                              RowRange tile, RowRange rows, int64_t part, WorkerScratch& scratch);
+
+// What follows when all parts of a tile are there: merge, output projection, residual, the gated
+// feed-forward; then the next layer's self-attention queries, keys and values.
+absl::Status DecoderCrossMixStep(const DecoderState& s, size_t layer, int64_t group_begin,
+                                 RowRange tile, WorkerScratch& scratch);
+
+// After the last layer: scratch.input = RMSNorm(y) of `rows`, as the vocabulary's products read it.
+absl::Status DecoderFinalNorm(const DecoderState& s, RowRange rows, WorkerScratch& scratch);
+
+}  // namespace longdoc

@@ -1,0 +1,258 @@
+#include "engine/score_pass.h"
+
+#include <algorithm>
+#include <cfloat>
+#include <chrono>
+#include <cmath>
+#include <utility>
+
+#include "engine/base/check.h"
+#include "engine/base/status_macros.h"
+
+namespace longdoc {
+namespace {
+
+using kernels::CeilDiv;
+
+// Of a chunk, unless one candidate alone has more. Enough rows to keep the products at their best,
+// few enough for the first scores to come soon; short candidates waste most of a page.
+constexpr int64_t kChunkRows = 1024;
+constexpr int64_t kChunkPages = 256;
+
+int64_t Rows(absl::Span<const int32_t> tokens) { return static_cast<int64_t>(tokens.size()) + 1; }
+
+int64_t MaxRows(int64_t total, int64_t longest) {
+  return std::min(total, std::max(longest, kChunkRows));
+}
+
+}  // namespace
+
+int64_t ScorePass::PlanBytes(const DecoderWeights& weights, const BackendInfo& backend,
+                             int64_t document_tokens, absl::Span<const int64_t> lengths) {
+  int64_t rows = 0, longest = 0, pages = 0;
+  for (const int64_t length : lengths) {
+    rows += length + 1;
+    pages += KvPages(length + 1);
+    longest = std::max(longest, length + 1);
+  }
+  rows = MaxRows(rows, longest);
+  pages = std::min(pages, std::max(KvPages(longest), kChunkPages));
+  return DecoderLayers::PlanBytes(weights, backend, document_tokens, rows) +
+         pages * DecoderCacheShape(weights, backend).page_bytes();
+}
+
+absl::StatusOr<std::unique_ptr<ScorePass>> ScorePass::Create(Setup setup) {
+  std::unique_ptr<ScorePass> pass(new ScorePass(std::move(setup)));
+  const Setup& s = pass->setup_;
+  pass->shape_ = DecoderCacheShape(*s.weights, s.backend->info());
+  int64_t longest = 0;
+  for (const ScorePassItem& item : s.items) {
+    LD_CHECK(!item.tokens.empty());
+    pass->total_tokens_ += Rows(item.tokens);
+    longest = std::max(longest, Rows(item.tokens));
+  }
+  if (s.items.empty()) return pass;  // one step that finds nothing to do
+  ASSIGN_OR_RETURN(pass->layers_, DecoderLayers::Create(*s.backend, *s.weights, *s.document,
+                                                        MaxRows(pass->total_tokens_, longest)));
+  return pass;
+}
+
+// The next candidates that are still wanted, as many as a chunk may have.
+absl::Status ScorePass::BeginChunk() {
+  int64_t rows = 0, pages = 0;
+  for (; next_item_ < setup_.items.size(); ++next_item_) {
+    const ScorePassItem& item = setup_.items[next_item_];
+    if (!item.cancellation->Check().ok()) {
+      chunk_tokens_ += Rows(item.tokens);
+      continue;
+    }
+    rows += Rows(item.tokens);
+    pages += KvPages(Rows(item.tokens));
+    if (!chunk_.empty() && (rows > kChunkRows || pages > kChunkPages)) break;
+    chunk_tokens_ += Rows(item.tokens);
+    RETURN_IF_ERROR(AddCandidate(next_item_));
+  }
+  if (chunk_.empty()) return absl::OkStatus();
+  for (Candidate& c : chunk_) {
+    DecoderInput input;
+    input.ids = absl::MakeConstSpan(c.inputs).subspan(c.first);
+    input.first = c.first;
+    input.stored = c.first > 0 ? c.first + 1 : 0;
+    input.keys = &c.keys;
+    inputs_.push_back(input);
+    targets_.insert(targets_.end(), c.inputs.begin() + c.first + 1, c.inputs.end());
+    targets_.push_back(setup_.sep);
+  }
+  layers_->Begin(inputs_);
+  const size_t states = setup_.weights->vocabulary.size() * targets_.size();
+  max_.assign(states, -FLT_MAX);
+  sum_.assign(states, 0);
+  chosen_.assign(states, 0);
+  return absl::OkStatus();
+}
+
+absl::Status ScorePass::AddCandidate(size_t item) {
+  const absl::Span<const int32_t> tokens = setup_.items[item].tokens;
+  Candidate candidate{item, {setup_.cls}, KvSequence(*setup_.pages, shape_), 0, 0, {}};
+  candidate.inputs.insert(candidate.inputs.end(), tokens.begin(), tokens.end());
+  if (setup_.share_prefixes) ShareLongestPrefix(candidate);
+  RETURN_IF_ERROR(candidate.keys.Extend(Rows(tokens) - candidate.keys.tokens()));
+  chunk_.push_back(std::move(candidate));
+  return absl::OkStatus();
+}
+
+// Takes over the whole pages that begin an earlier candidate, too. The last of their rows is
+// computed once more, because what it should predict may differ.
+void ScorePass::ShareLongestPrefix(Candidate& candidate) const {
+  int64_t best = 0;
+  for (size_t i = 0; i < chunk_.size(); ++i) {
+    const std::vector<int32_t>& other = chunk_[i].inputs;
+    const size_t limit = std::min(other.size(), candidate.inputs.size());
+    if (static_cast<int64_t>(limit) < (best + 1) * kKvPageTokens) continue;
+    const auto differ =
+        std::mismatch(other.begin(), other.begin() + limit, candidate.inputs.begin());
+    const int64_t pages = (differ.first - other.begin()) / kKvPageTokens;
+    if (pages <= best) continue;
+    best = pages;
+    candidate.prefix_of = i;
+  }
+  if (best == 0) return;
+  candidate.keys.SharePrefix(chunk_[candidate.prefix_of].keys, best);
+  candidate.first = best * kKvPageTokens - 1;
+}
+
+// Rows are cut evenly, in pieces of at most a token tile.
+RowRange ScorePass::VocabularyRows(int64_t index) const {
+  const int64_t rows = layers_->rows();
+  const int64_t pieces = CeilDiv(rows, setup_.backend->info().token_tile);
+  const int64_t begin = rows * index / pieces;
+  return {begin, rows * (index + 1) / pieces - begin};
+}
+
+void ScorePass::EnterPhase(Phase phase) {
+  phase_ = phase;
+  if (phase == Phase::kBegin) num_steps_ = 1;
+  if (phase == Phase::kLayers) num_steps_ = layers_->num_steps();
+  if (phase == Phase::kVocabulary) {
+    num_steps_ = static_cast<int64_t>(setup_.weights->vocabulary.size()) *
+                 CeilDiv(layers_->rows(), setup_.backend->info().token_tile);
+  }
+  if (phase == Phase::kDone) num_steps_ = 0;
+}
+
+void ScorePass::NextPhase() {
+  switch (phase_) {
+    case Phase::kBegin:
+      return EnterPhase(chunk_.empty() ? Phase::kDone : Phase::kLayers);
+    case Phase::kLayers:
+      layers_->NextPhase();
+      return EnterPhase(layers_->finished() ? Phase::kVocabulary : Phase::kLayers);
+    case Phase::kVocabulary:
+      FinishChunk();
+      return EnterPhase(next_item_ < setup_.items.size() ? Phase::kBegin : Phase::kDone);
+    case Phase::kDone:
+      return;
+  }
+}
+
+absl::Status ScorePass::RunStep(int64_t step, WorkerScratch& scratch) {
+  const auto start = std::chrono::steady_clock::now();
+  absl::Status status;
+  switch (phase_) {
+    case Phase::kBegin:
+      status = BeginChunk();
+      break;
+    case Phase::kLayers:
+      status = layers_->RunStep(step, scratch);
+      break;
+    case Phase::kVocabulary:
+      status = RunVocabulary(step, scratch);
+      break;
+    case Phase::kDone:
+      LD_CHECK(false);
+  }
+  std::lock_guard lock(count_mutex_);
+  count_.worker_seconds +=
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return status;
+}
+
+// Tile by tile of the columns, which stay in cache for all rows.
+absl::Status ScorePass::RunVocabulary(int64_t step, WorkerScratch& scratch) {
+  const DecoderWeights& w = *setup_.weights;
+  const int64_t pieces = num_steps_ / static_cast<int64_t>(w.vocabulary.size());
+  const int64_t tile = step / pieces;
+  const RowRange rows = VocabularyRows(step % pieces);
+  const PackedMatrix& columns = *w.vocabulary[tile];
+  RETURN_IF_ERROR(DecoderFinalNorm(layers_->state(), rows, scratch));
+  RETURN_IF_ERROR(scratch.Ensure(scratch.wide, rows.rows * columns.n() * 4));
+  RETURN_IF_ERROR(columns.Gemm(rows.rows, scratch.input.data(), scratch.wide.as<float>()));
+  const int64_t state = tile * layers_->rows() + rows.begin;
+  kernels::LogSoftmaxTileArgs args;
+  args.rows = rows.rows;
+  args.column_begin = tile * DecoderWeights::kVocabularyTile;
+  args.columns = columns.n();
+  args.logits = scratch.wide.as<float>();
+  args.scale = w.LogitScale();
+  args.targets = targets_.data() + rows.begin;
+  args.max = max_.data() + state;
+  args.sum = sum_.data() + state;
+  args.chosen = chosen_.data() + state;
+  setup_.backend->LogSoftmaxTile(args);
+  return absl::OkStatus();
+}
+
+// Joins the tiles, tells the scores, and lets go of the chunk's pages.
+void ScorePass::FinishChunk() {
+  const size_t rows = targets_.size();
+  const size_t tiles = setup_.weights->vocabulary.size();
+  size_t row = 0;
+  int64_t targets = 0;
+  for (Candidate& c : chunk_) {
+    if (c.first > 0) {
+      const std::vector<float>& prefix = chunk_[c.prefix_of].log_probs;
+      c.log_probs.assign(prefix.begin(), prefix.begin() + c.first);
+    }
+    for (; c.log_probs.size() < c.inputs.size(); ++row) {
+      float max = -FLT_MAX;
+      for (size_t t = 0; t < tiles; ++t) max = std::max(max, max_[t * rows + row]);
+      double sum = 0;
+      for (size_t t = 0; t < tiles; ++t) {
+        sum += sum_[t * rows + row] * std::exp(static_cast<double>(max_[t * rows + row]) - max);
+      }
+      const int64_t tile = targets_[row] / DecoderWeights::kVocabularyTile;
+      const double chosen = chosen_[tile * rows + row];
+      c.log_probs.push_back(static_cast<float>(chosen - max - std::log(sum)));
+    }
+    targets += static_cast<int64_t>(c.log_probs.size());
+  }
+  {
+    std::lock_guard lock(count_mutex_);
+    count_.rows += static_cast<int64_t>(rows);
+    count_.targets += targets;
+  }
+  inputs_.clear();
+  targets_.clear();
+  std::vector<Candidate> scored = std::move(chunk_);
+  chunk_.clear();
+  for (Candidate& c : scored) c.keys = KvSequence(*setup_.pages, shape_);
+  for (Candidate& c : scored) setup_.on_scored(c.item, std::move(c.log_probs));
+  finished_tokens_ += std::exchange(chunk_tokens_, 0);
+}
+
+double ScorePass::Progress(int64_t /*steps_done*/) const {
+  if (total_tokens_ == 0) return 0;
+  // The vocabulary counts little beside a long document.
+  const double chunk = phase_ == Phase::kLayers || phase_ == Phase::kVocabulary
+                           ? layers_->Progress() * static_cast<double>(chunk_tokens_)
+                           : 0;
+  return std::min(
+      1.0, (static_cast<double>(finished_tokens_) + chunk) / static_cast<double>(total_tokens_));
+}
+
+DecodeCount ScorePass::count() const {
+  std::lock_guard lock(count_mutex_);
+  return count_;
+}
+
+}  // namespace longdoc
