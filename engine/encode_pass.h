@@ -17,15 +17,15 @@ namespace longdoc {
 struct PassSequence {
   absl::Span<const int32_t> ids;
   absl::Span<const TokenSpan> spans;  // to pool besides the whole
+  bool token_vectors = false;
+  bool cross_kv = false;
+  DType cross_kv_type = DType::kBF16;
 };
 
 class EncodePass : public Pass {
  public:
   // Of everything that has run so far.
   virtual EncodeStats stats() const = 0;
-  // FLOPs of the whole pass outside attention, and of the attention tiles computed so far.
-  virtual double dense_flops() const = 0;
-  virtual double attention_flops() const = 0;
 
   // Finished passes only. Moves out what a sequence asked for, token vectors excepted, with its own
   // statistics: what sequences share (seconds, bytes) is divided among them by tokens.
@@ -40,8 +40,7 @@ class EncodingModel : public Model {
  public:
   // Everything but expected_seconds and scratch_bytes of more than one worker. The arguments have
   // been checked.
-  virtual EncodePlan PlanEncode(const BackendInfo& backend, int64_t tokens, int64_t num_vectors,
-                                bool want_token_vectors, const AttentionPolicy& policy) const = 0;
+  virtual EncodePlan PlanEncode(const BackendInfo& backend, const EncodeShape& shape) const = 0;
   // Allocates the pass's memory; RESOURCE_EXHAUSTED when the system refuses. The model
   // outlives the pass.
   virtual absl::StatusOr<std::unique_ptr<EncodePass>> MakePass(

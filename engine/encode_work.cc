@@ -32,14 +32,15 @@ void EncodeMeter::Count(const EncodePass& pass, int64_t sequences, bool ok) {
   counters_.tiles_dense += stats.tiles_dense;
   counters_.attention_seconds += stats.attention_seconds;
   counters_.dense_seconds += stats.dense_seconds;
+  counters_.routing += stats.routing;
   if (!ok) return;
   counters_.tokens_encoded += stats.tokens;
   auto update = [&](double flops, double seconds, double* rate) {
     if (seconds < 1e-3) return;
     *rate += kRateSmoothing * (flops / seconds * num_workers_ - *rate);
   };
-  update(pass.dense_flops(), stats.dense_seconds, &dense_rate_);
-  update(pass.attention_flops(), stats.attention_seconds, &attention_rate_);
+  update(stats.dense_flops, stats.dense_seconds, &dense_rate_);
+  update(stats.attention_flops, stats.attention_seconds, &attention_rate_);
 }
 
 double EncodeMeter::ExpectedSeconds(double dense_flops, double attention_flops) const {
@@ -57,6 +58,7 @@ void EncodeMeter::AddTo(EngineStats* stats) const {
   stats->tiles_dense = counters_.tiles_dense;
   stats->attention_seconds = counters_.attention_seconds;
   stats->dense_seconds = counters_.dense_seconds;
+  stats->routing = counters_.routing;
 }
 
 EncodeWork::EncodeWork(EncodeTask&& task, std::shared_ptr<const EncodingModel> model,
@@ -76,7 +78,8 @@ absl::StatusOr<std::unique_ptr<Pass>> EncodeWork::MakePass(Batch batch) {
   std::vector<PassSequence> sequences;
   for (const auto& work : batch) {
     const EncodeTask& task = AsEncode(work).task_;
-    sequences.push_back({task.ids, task.spans});
+    sequences.push_back(
+        {task.ids, task.spans, task.want_token_vectors, task.want_cross_kv, task.cross_kv_type});
   }
   ASSIGN_OR_RETURN(std::unique_ptr<Pass> pass,
                    model_->MakePass(backend_, task_.attention, sequences));
@@ -106,7 +109,7 @@ void EncodeWork::Collect(Batch batch, Pass& pass, const absl::Status& status,
     EncodeWork& work = AsEncode(batch[i]);
     if (!work.task_.want_token_vectors) continue;
     work.result_.token_vectors =
-        kept->first.as<float>() + encode.first_token(i) * model_->config().hidden_size;
+        kept->first.as<float>() + encode.first_token(i) * model_->info().dimensions;
     work.result_.token_owner = kept;
   }
 }

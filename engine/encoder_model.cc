@@ -1,6 +1,5 @@
 #include "engine/encoder_model.h"
 
-#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <mutex>
@@ -35,6 +34,18 @@ absl::StatusOr<PackedLayer> PackLayer(const EncoderLayerWeights& w, Backend& bac
   return layer;
 }
 
+ModelInfo MakeInfo(const EncoderConfig& config) {
+  ModelInfo info;
+  info.family = config.family == EncoderFamily::kJinaBertA ? "jina_bert_a" : "jina_bert_b";
+  info.vocab_size = config.vocab_size;
+  info.dimensions = info.hidden_size = config.hidden_size;
+  info.num_layers = config.num_layers;
+  info.num_heads = config.num_heads;
+  info.head_dim = config.head_dim;
+  info.parameters = NumParameters(config);
+  return info;
+}
+
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<const EncoderModel>> EncoderModel::Load(const std::string& name,
@@ -43,6 +54,7 @@ absl::StatusOr<std::shared_ptr<const EncoderModel>> EncoderModel::Load(const std
   std::shared_ptr<EncoderModel> model(new EncoderModel());
   model->name_ = name;
   ASSIGN_OR_RETURN(model->checkpoint_, LoadEncoderCheckpoint(dir));
+  model->info_ = MakeInfo(model->config());
   ASSIGN_OR_RETURN(model->tokenizer_, LoadTokenizer(dir));
   const EncoderConfig& config = model->config();
   if (model->tokenizer_->vocab_size() > config.vocab_size) {
@@ -105,21 +117,19 @@ void EncoderModel::KeepEmbeddings() {
   embedding_norm_ = ToVectors(checkpoint_.weights.embedding_norm);
 }
 
-EncodePlan EncoderModel::PlanEncode(const BackendInfo& backend, int64_t tokens, int64_t num_vectors,
-                                    bool want_token_vectors, const AttentionPolicy& policy) const {
+EncodePlan EncoderModel::PlanEncode(const BackendInfo& backend, const EncodeShape& shape) const {
   EncodePlan plan;
-  plan.tokens = tokens;
-  const PassBytes bytes = PlanPassBytes(config(), backend, tokens, 1);
+  plan.tokens = shape.tokens;
+  const PassBytes bytes = PlanPassBytes(config(), backend, shape.tokens, 1);
   plan.activation_bytes = bytes.total();
   const int64_t vector_bytes = config().hidden_size * static_cast<int64_t>(sizeof(float));
   // Token vectors are the residual stream itself: they cost time to live, not space.
-  plan.output_bytes = num_vectors * vector_bytes;
+  plan.output_bytes = shape.num_vectors * vector_bytes;
   plan.scratch_bytes = PlanScratchBytes(config(), backend);
   plan.peak_bytes = plan.activation_bytes + plan.output_bytes;
-  if (want_token_vectors) plan.peak_bytes = std::max(plan.peak_bytes, bytes.x + plan.output_bytes);
-  plan.expected_tile_fraction = ExpectedTileFraction(config(), policy, tokens);
-  plan.dense_flops = DenseFlopsPerToken(config()) * static_cast<double>(tokens);
-  plan.attention_flops = plan.expected_tile_fraction * DenseAttentionFlops(config(), tokens);
+  plan.expected_tile_fraction = ExpectedTileFraction(config(), shape.attention, shape.tokens);
+  plan.dense_flops = DenseFlopsPerToken(config()) * static_cast<double>(shape.tokens);
+  plan.attention_flops = plan.expected_tile_fraction * DenseAttentionFlops(config(), shape.tokens);
   return plan;
 }
 

@@ -35,18 +35,18 @@ class EncoderModel final : public EncodingModel {
                                                                   Backend& backend);
 
   const std::string& name() const override { return name_; }
-  const EncoderConfig& config() const override { return checkpoint_.config; }
+  const ModelInfo& info() const override { return info_; }
   const Tokenizer& tokenizer() const override { return *tokenizer_; }
   const std::string& revision() const override { return checkpoint_.revision; }
   ComputeType compute_type() const override { return compute_type_; }
   int64_t weight_bytes() const override { return weight_bytes_; }
 
-  EncodePlan PlanEncode(const BackendInfo& backend, int64_t tokens, int64_t num_vectors,
-                        bool want_token_vectors, const AttentionPolicy& policy) const override;
+  EncodePlan PlanEncode(const BackendInfo& backend, const EncodeShape& shape) const override;
   absl::StatusOr<std::unique_ptr<EncodePass>> MakePass(
       Backend& backend, const AttentionPolicy& policy,
       const std::vector<PassSequence>& sequences) const override;
 
+  const EncoderConfig& config() const { return checkpoint_.config; }
   DType word_type() const { return checkpoint_.weights.word.dtype; }
   const void* word() const { return word_; }                            // [V, C] of word_type()
   const std::vector<float>& token_type() const { return token_type_; }  // [C]
@@ -60,6 +60,7 @@ class EncoderModel final : public EncodingModel {
 
   std::string name_;
   EncoderCheckpoint checkpoint_;
+  ModelInfo info_;
   std::unique_ptr<Tokenizer> tokenizer_;
   ComputeType compute_type_ = ComputeType::kF32;
   int64_t weight_bytes_ = 0;

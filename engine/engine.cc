@@ -86,9 +86,7 @@ class EngineImpl final : public Engine {
                                                          const std::string& dir) override {
     return EncoderModel::Load(name, dir, *backend_);
   }
-  absl::StatusOr<EncodePlan> Plan(const Model& model, int64_t tokens, int64_t num_vectors,
-                                  bool want_token_vectors,
-                                  const AttentionPolicy& policy) const override;
+  absl::StatusOr<EncodePlan> Plan(const Model& model, const EncodeShape& shape) const override;
   absl::Status Submit(EncodeTask&& task) override;
   EngineStats stats() const override {
     EngineStats stats;
@@ -111,34 +109,30 @@ class EngineImpl final : public Engine {
   Scheduler scheduler_;  // last: its works use all of the above
 };
 
-absl::StatusOr<EncodePlan> EngineImpl::Plan(const Model& model, int64_t tokens, int64_t num_vectors,
-                                            bool want_token_vectors,
-                                            const AttentionPolicy& policy) const {
+absl::StatusOr<EncodePlan> EngineImpl::Plan(const Model& model, const EncodeShape& shape) const {
   // Far above any document; keeps every product below within 64 bits.
-  RETURN_IF_ERROR(CheckRange("tokens", tokens, 1, int64_t{1} << 32));
-  RETURN_IF_ERROR(CheckRange("vectors", num_vectors, 0, int64_t{1} << 32));
-  RETURN_IF_ERROR(CheckAttentionPolicy(policy));
+  RETURN_IF_ERROR(CheckRange("tokens", shape.tokens, 1, int64_t{1} << 32));
+  RETURN_IF_ERROR(CheckRange("vectors", shape.num_vectors, 0, int64_t{1} << 32));
+  RETURN_IF_ERROR(CheckAttentionPolicy(shape.attention));
+  if (shape.cross_kv && !model.info().can_score_likelihood) {
+    return WithReason(absl::FailedPreconditionError(absl::StrFormat(
+                          "model \"%s\" has no decoder to keep a document for", model.name())),
+                      "UNSUPPORTED_METHOD");
+  }
   const auto* encoding = dynamic_cast<const EncodingModel*>(&model);
   if (encoding == nullptr) return absl::InternalError("the model is not one of this engine");
-  EncodePlan plan =
-      encoding->PlanEncode(backend_->info(), tokens, num_vectors, want_token_vectors, policy);
+  EncodePlan plan = encoding->PlanEncode(backend_->info(), shape);
   plan.scratch_bytes *= options_.num_threads;
   plan.expected_seconds = meter_.ExpectedSeconds(plan.dense_flops, plan.attention_flops);
   return plan;
 }
 
-absl::Status CheckTask(const EncodeTask& task, const EncoderConfig& config) {
+absl::Status CheckTask(const EncodeTask& task) {
   if (task.ids.empty()) {
     return WithReason(absl::InvalidArgumentError("the document has no tokens"), "EMPTY_DOCUMENT");
   }
+  RETURN_IF_ERROR(CheckTokenIds(*task.model, task.ids));
   const int64_t tokens = static_cast<int64_t>(task.ids.size());
-  for (int64_t i = 0; i < tokens; ++i) {
-    if (task.ids[i] >= 0 && task.ids[i] < config.vocab_size) continue;
-    return WithReason(absl::InvalidArgumentError(absl::StrFormat(
-                          "token id %d at position %d is outside the vocabulary [0, %d)",
-                          task.ids[i], i, config.vocab_size)),
-                      "TOKEN_OUT_OF_VOCABULARY");
-  }
   for (size_t i = 0; i < task.spans.size(); ++i) {
     const TokenSpan& s = task.spans[i];
     if (s.begin >= 0 && s.begin < s.end && s.end <= tokens) continue;
@@ -147,7 +141,7 @@ absl::Status CheckTask(const EncodeTask& task, const EncoderConfig& config) {
                           s.begin, s.end, tokens)),
                       "INVALID_PASSAGE");
   }
-  return CheckAttentionPolicy(task.attention);
+  return absl::OkStatus();
 }
 
 absl::Status EngineImpl::Submit(EncodeTask&& task) {
@@ -155,24 +149,21 @@ absl::Status EngineImpl::Submit(EncodeTask&& task) {
   if (model == nullptr || task.cancellation == nullptr || task.on_done == nullptr) {
     return absl::InternalError("encode task without a model of this engine, token or callback");
   }
-  RETURN_IF_ERROR(CheckTask(task, model->config()));
-  const int64_t tokens = static_cast<int64_t>(task.ids.size());
-  ASSIGN_OR_RETURN(const EncodePlan plan,
-                   Plan(*model, tokens, static_cast<int64_t>(task.spans.size()) + 1,
-                        task.want_token_vectors, task.attention));
-  const int64_t available = LongTaskBudget(options_.memory_budget_bytes);
-  if (plan.peak_bytes > available) {
-    return WithReason(
-        absl::ResourceExhaustedError(absl::StrFormat(
-            "encoding %d tokens needs %d bytes, but this server can give %d to one document",
-            tokens, plan.peak_bytes, available)),
-        "DOCUMENT_EXCEEDS_MEMORY");
-  }
+  RETURN_IF_ERROR(CheckTask(task));
+  EncodeShape shape;
+  shape.tokens = static_cast<int64_t>(task.ids.size());
+  shape.num_vectors = static_cast<int64_t>(task.spans.size()) + 1;
+  shape.token_vectors = task.want_token_vectors;
+  shape.cross_kv = task.want_cross_kv;
+  shape.cross_kv_type = task.cross_kv_type;
+  shape.attention = task.attention;
+  ASSIGN_OR_RETURN(const EncodePlan plan, Plan(*model, shape));
+  RETURN_IF_ERROR(CheckFits(plan));
   WorkNeeds needs;
-  needs.tokens = tokens;
+  needs.tokens = shape.tokens;
   needs.peak_bytes = plan.peak_bytes;
   needs.expected_seconds = plan.expected_seconds;
-  needs.lane = tokens <= options_.short_text_tokens ? Lane::kShort : Lane::kLong;
+  needs.lane = shape.tokens <= options_.short_text_tokens ? Lane::kShort : Lane::kLong;
   needs.cancellation = task.cancellation;
   return scheduler_.Submit(std::make_unique<EncodeWork>(std::move(task), std::move(model),
                                                         std::move(needs), *backend_, meter_));
@@ -195,6 +186,39 @@ absl::StatusOr<EncodeResult> EncodeAndWait(Engine& engine, EncodeTask task) {
   };
   RETURN_IF_ERROR(engine.Submit(std::move(task)));
   return future.get();
+}
+
+absl::Status Engine::CheckFits(const EncodePlan& plan) const {
+  const int64_t available = LongTaskBudget(options().memory_budget_bytes);
+  if (plan.peak_bytes <= available) return absl::OkStatus();
+  return WithReason(
+      absl::ResourceExhaustedError(absl::StrFormat(
+          "encoding %d tokens needs %d bytes, this server can give %d to one document", plan.tokens,
+          plan.peak_bytes, available)),
+      "DOCUMENT_EXCEEDS_MEMORY");
+}
+
+RoutingStats& RoutingStats::operator+=(const RoutingStats& more) {
+  for (int r = 0; r < kNumRouters; ++r) {
+    tokens[r] += more.tokens[r];
+    weight[r] += more.weight[r];
+  }
+  follow_ups += more.follow_ups;
+  repeated += more.repeated;
+  return *this;
+}
+
+absl::Status CheckTokenIds(const Model& model, absl::Span<const int32_t> ids,
+                           int64_t first_position) {
+  const int64_t vocab_size = model.info().vocab_size;
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (ids[i] >= 0 && ids[i] < vocab_size) continue;
+    return WithReason(absl::InvalidArgumentError(absl::StrFormat(
+                          "token id %d at position %d is outside the vocabulary [0, %d)", ids[i],
+                          first_position + static_cast<int64_t>(i), vocab_size)),
+                      "TOKEN_OUT_OF_VOCABULARY");
+  }
+  return absl::OkStatus();
 }
 
 absl::Status CheckAttentionPolicy(const AttentionPolicy& policy) {

@@ -4,6 +4,7 @@
 // it.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -15,8 +16,9 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "engine/base/cancellation.h"
-#include "engine/model/encoder_config.h"
+#include "engine/cross_kv.h"
 #include "engine/options.h"
+#include "engine/tensor.h"
 #include "engine/text/tokenizer.h"
 
 namespace longdoc {
@@ -38,29 +40,70 @@ struct EngineOptions {
 // Of a memory budget, what long documents may hold together: the rest stays free for short texts.
 constexpr int64_t LongTaskBudget(int64_t budget) { return budget - budget / 16; }
 
+// What a model is, and what it can do.
+struct ModelInfo {
+  std::string family;      // "jina_bert_a", "jina_bert_b", "longdoc_colt5"
+  int64_t vocab_size = 0;  // ids are in [0, vocab_size)
+  int64_t dimensions = 0;  // of document, passage and token vectors
+  int64_t hidden_size = 0;
+  int64_t num_layers = 0;  // of the encoder, with its widest attention's heads
+  int64_t num_heads = 0;
+  int64_t head_dim = 0;
+  int64_t parameters = 0;
+  bool can_embed = true;
+  bool can_score_likelihood = false;  // has a decoder
+  bool can_cross_encode = false;      // has a reranker's head
+  int64_t max_target_tokens = 0;      // decoder positions of one candidate; 0 without a decoder
+};
+
 // A loaded model: weights packed for the device, tokenizer, configuration. Immutable, shared.
 class Model {
  public:
   virtual ~Model() = default;
   virtual const std::string& name() const = 0;
-  virtual const EncoderConfig& config() const = 0;
+  virtual const ModelInfo& info() const = 0;
   virtual const Tokenizer& tokenizer() const = 0;
   virtual const std::string& revision() const = 0;
   virtual ComputeType compute_type() const = 0;  // kF32 or kBF16
   virtual int64_t weight_bytes() const = 0;
 };
 
-// What an encode of `tokens` tokens will take.
+// What an encode is asked for, as far as its cost depends on it.
+struct EncodeShape {
+  int64_t tokens = 0;
+  int64_t num_vectors = 1;  // of the document and of passages
+  bool token_vectors = false;
+  bool cross_kv = false;
+  DType cross_kv_type = DType::kBF16;
+  AttentionPolicy attention = {};
+};
+
+// What such an encode will take.
 struct EncodePlan {
   int64_t tokens = 0;
   int64_t activation_bytes = 0;  // x, q/o, k/v: what grows with the document
-  int64_t output_bytes = 0;      // vectors
+  int64_t output_bytes = 0;      // vectors, cross keys and values
   int64_t scratch_bytes = 0;     // per worker, kept; not charged to a document
   int64_t peak_bytes = 0;        // activation + output: what admission reserves
   double dense_flops = 0;        // projections and feed-forward
   double attention_flops = 0;    // with the policy's expected share of tiles
   double expected_tile_fraction = 1;
   double expected_seconds = 0;  // from the rate seen so far (a conservative guess before any)
+};
+
+// Conditional computation, summed over layers; zeros for models without.
+struct RoutingStats {
+  enum Router { kQuery, kKeyValue, kFeedForward, kNumRouters };
+  std::array<int64_t, kNumRouters> tokens{};  // routed to the heavy branch
+  std::array<double, kNumRouters> weight{};   // sum of their soft weights, each in (0, 1]
+  // Of the routed queries of all layers but the first: how many there are, and how many of them
+  // the layer before routed as well.
+  int64_t follow_ups = 0, repeated = 0;
+
+  int64_t tokens_routed() const {
+    return tokens[kQuery] + tokens[kKeyValue] + tokens[kFeedForward];
+  }
+  RoutingStats& operator+=(const RoutingStats& more);
 };
 
 // Of one text or document. What texts of one batch share (worker seconds, bytes) is divided among
@@ -73,6 +116,9 @@ struct EncodeStats {
   double dense_seconds = 0;
   int64_t tiles_computed = 0;
   int64_t tiles_dense = 0;
+  double dense_flops = 0;  // really done
+  double attention_flops = 0;
+  RoutingStats routing;
   float max_logit_bound = 0;
   float epsilon = 0;  // the bound that was kept: output moved by at most 2·epsilon·max‖v‖
   int64_t planned_bytes = 0;
@@ -81,11 +127,14 @@ struct EncodeStats {
 };
 
 struct EncodeResult {
-  std::vector<float> document;  // [C], mean over all tokens, not normalised
-  std::vector<float> passages;  // [number of spans, C]
-  // Token vectors if asked: [tokens, C], and what keeps them alive.
+  std::vector<float> document;  // [dimensions], mean over all tokens, not normalised
+  std::vector<float> passages;  // [number of spans, dimensions]
+  // Token vectors if asked: [tokens, dimensions], and what keeps them alive.
   const float* token_vectors = nullptr;
   std::shared_ptr<const void> token_owner;
+  // The decoder's keys and values if asked. Their bytes stay reserved in the engine's budget until
+  // they are released.
+  std::shared_ptr<const CrossKv> cross_kv;
   EncodeStats stats;
 };
 
@@ -94,6 +143,8 @@ struct EncodeTask {
   std::vector<int32_t> ids;
   std::vector<TokenSpan> spans;  // to pool besides the whole; within [0, ids.size()], not empty
   bool want_token_vectors = false;
+  bool want_cross_kv = false;  // only of a model that can_score_likelihood
+  DType cross_kv_type = DType::kBF16;
   AttentionPolicy attention;
   std::shared_ptr<CancellationToken> cancellation;  // never null
   // Called now and then from a worker: share of the work done in [0, 1]. Must be quick.
@@ -113,6 +164,7 @@ struct EngineStats {
   int64_t tokens_encoded = 0;                                  // counter
   int64_t tiles_computed = 0, tiles_dense = 0;                 // counters
   double attention_seconds = 0, dense_seconds = 0;             // counters, worker time
+  RoutingStats routing;                                        // counters
 };
 
 class Engine {
@@ -124,15 +176,16 @@ class Engine {
   // Reads a model directory. Not fast; errors name the file.
   virtual absl::StatusOr<std::shared_ptr<const Model>> LoadModel(const std::string& name,
                                                                  const std::string& dir) = 0;
-  // What an encode would take; INVALID_ARGUMENT for tokens < 1 or a bad policy.
-  virtual absl::StatusOr<EncodePlan> Plan(const Model& model, int64_t tokens, int64_t num_vectors,
-                                          bool want_token_vectors,
-                                          const AttentionPolicy& policy) const = 0;
+  // What an encode would take; INVALID_ARGUMENT for tokens < 1 or a bad policy,
+  // FAILED_PRECONDITION for cross keys and values of a model without a decoder.
+  virtual absl::StatusOr<EncodePlan> Plan(const Model& model, const EncodeShape& shape) const = 0;
+  // RESOURCE_EXHAUSTED (DOCUMENT_EXCEEDS_MEMORY), naming needed and available bytes, when such an
+  // encode can never fit this engine's budget, however idle it is.
+  absl::Status CheckFits(const EncodePlan& plan) const;
   // Queues a task; never blocks. `task` is used up either way. INVALID_ARGUMENT (empty, id out of
-  // range, bad span, bad policy); RESOURCE_EXHAUSTED (QUEUE_FULL with a retry delay; or
-  // DOCUMENT_EXCEEDS_MEMORY: can never fit, naming needed and available bytes); UNAVAILABLE after
-  // Stop. Callbacks of a task come in order; on_done gets CANCELLED or DEADLINE_EXCEEDED when the
-  // token says so, within one step.
+  // range, bad span, bad policy); FAILED_PRECONDITION as Plan; RESOURCE_EXHAUSTED (QUEUE_FULL with
+  // a retry delay, or as CheckFits); UNAVAILABLE after Stop. Callbacks of a task come in order;
+  // on_done gets CANCELLED or DEADLINE_EXCEEDED when the token says so, within one step.
   virtual absl::Status Submit(EncodeTask&& task) = 0;
   virtual EngineStats stats() const = 0;
   virtual const EngineOptions& options() const = 0;   // with defaults filled in
@@ -144,6 +197,11 @@ class Engine {
 
 // Submit and wait: for the command line, benchmarks and tests.
 absl::StatusOr<EncodeResult> EncodeAndWait(Engine& engine, EncodeTask task);
+
+// OK, or INVALID_ARGUMENT (TOKEN_OUT_OF_VOCABULARY) naming the first bad id and its position;
+// ids[0] is at `first_position`.
+absl::Status CheckTokenIds(const Model& model, absl::Span<const int32_t> ids,
+                           int64_t first_position = 0);
 
 // OK, or INVALID_ARGUMENT (INVALID_ATTENTION_POLICY) naming the field, its range and the value.
 absl::Status CheckAttentionPolicy(const AttentionPolicy& policy);

@@ -293,11 +293,6 @@ double ForwardPass::dense_flops() const {
   return DenseFlopsPerToken(model_->config()) * static_cast<double>(tokens());
 }
 
-double ForwardPass::attention_flops() const {
-  return AttentionTileFlops(model_->config().head_dim) *
-         static_cast<double>(stats().tiles_computed);
-}
-
 EncodeStats ForwardPass::MakeStats(const kernels::AttentionStats& attention, int64_t tokens) const {
   const double share = static_cast<double>(tokens) / static_cast<double>(this->tokens());
   EncodeStats stats;
@@ -306,6 +301,9 @@ EncodeStats ForwardPass::MakeStats(const kernels::AttentionStats& attention, int
   stats.dense_seconds = dense_seconds_ * share;
   stats.tiles_computed = attention.tiles_computed;
   stats.tiles_dense = attention.tiles_dense;
+  stats.dense_flops = dense_flops() * share;
+  stats.attention_flops =
+      AttentionTileFlops(model_->config().head_dim) * static_cast<double>(attention.tiles_computed);
   stats.max_logit_bound = attention.max_bound;
   stats.epsilon = policy_.mode == AttentionMode::kTolerance ? policy_.epsilon : 0;
   stats.peak_bytes = static_cast<int64_t>(static_cast<double>(bytes_) * share);

@@ -32,8 +32,6 @@ class ForwardPass final : public EncodePass {
   double Progress(int64_t steps_done) const override;
 
   EncodeStats stats() const override;
-  double dense_flops() const override;
-  double attention_flops() const override;
   EncodeResult TakeResult(size_t sequence) override;
   Buffer TakeTokenVectors() override { return std::move(buffers_.x); }
   int64_t first_token(size_t sequence) const override { return cu_seqlens_[sequence]; }
@@ -62,6 +60,7 @@ class ForwardPass final : public EncodePass {
   void PlanAttentionSteps();
   void PlanPoolSteps();
   int64_t tokens() const { return cu_seqlens_.back(); }
+  double dense_flops() const;
   void EnterPhase(Phase phase);
   int64_t StepsOf(Phase phase) const;
   double WeightOf(Phase phase) const;

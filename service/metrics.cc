@@ -340,7 +340,7 @@ void Metrics::ModelLoaded(const Model& model, double seconds) {
       ->Add({{"model", model.name()},
              {"revision", model.revision()},
              {"compute_type", ComputeTypeName(model.compute_type())},
-             {"dimensions", std::to_string(model.config().hidden_size)}})
+             {"dimensions", std::to_string(model.info().dimensions)}})
       .Set(1);
   impl_->model_load_seconds->Add({{"model", model.name()}}).Set(seconds);
 }

@@ -31,23 +31,19 @@ void AddToken(const Tokenizer& tokenizer, int32_t id, const longdoc::ByteRange& 
   token->mutable_bytes()->set_end(bytes.end);
 }
 
-const char* FamilyName(EncoderFamily family) {
-  return family == EncoderFamily::kJinaBertB ? "jina_bert_b" : "jina_bert_a";
-}
-
 }  // namespace
 
 void FillModel(const ServiceContext& context, const Model& model, v1::Model* out) {
-  const EncoderConfig& config = model.config();
+  const ModelInfo& info = model.info();
   out->set_name(model.name());
   out->set_revision(model.revision());
-  out->set_family(FamilyName(config.family));
+  out->set_family(info.family);
   out->set_is_default(model.name() == context.default_model);
-  out->set_dimensions(static_cast<int32_t>(config.hidden_size));
-  out->set_layer_count(static_cast<int32_t>(config.num_layers));
-  out->set_head_count(static_cast<int32_t>(config.num_heads));
-  out->set_vocabulary_size(static_cast<int32_t>(config.vocab_size));
-  out->set_parameter_count(NumParameters(config));
+  out->set_dimensions(static_cast<int32_t>(info.dimensions));
+  out->set_layer_count(static_cast<int32_t>(info.num_layers));
+  out->set_head_count(static_cast<int32_t>(info.num_heads));
+  out->set_vocabulary_size(static_cast<int32_t>(info.vocab_size));
+  out->set_parameter_count(info.parameters);
   out->set_weight_bytes(model.weight_bytes());
   out->set_compute_type(model.compute_type() == ComputeType::kBF16 ? "bf16" : "f32");
   out->set_device(context.engine.DeviceDescription());
@@ -113,8 +109,11 @@ absl::Status Estimate(const ServiceContext& context, const v1::EstimateDocumentR
   }
   ASSIGN_OR_RETURN(const AttentionPolicy policy, ParseAttention(request.attention()));
   ASSIGN_OR_RETURN(const EncodePlan plan,
-                   context.engine.Plan(*model, tokens, request.passage_count() + 1,
-                                       request.token_vectors(), policy));
+                   context.engine.Plan(*model, {.tokens = tokens,
+                                                .num_vectors = request.passage_count() + 1,
+                                                .token_vectors = request.token_vectors(),
+                                                .attention = policy}));
+  const absl::Status fits = context.engine.CheckFits(plan);
   const EngineStats stats = context.engine.stats();
   response->set_activation_bytes(plan.activation_bytes);
   response->set_output_bytes(plan.output_bytes);
@@ -134,10 +133,8 @@ absl::Status Estimate(const ServiceContext& context, const v1::EstimateDocumentR
   } else if (request.passage_count() > limits.max_passages) {
     response->set_refusal(absl::StrFormat("%d passages, the limit is %d", request.passage_count(),
                                           limits.max_passages));
-  } else if (plan.peak_bytes > LongTaskBudget(stats.memory_budget_bytes)) {
-    response->set_refusal(absl::StrFormat("needs %d bytes, this server can give %d to one document",
-                                          plan.peak_bytes,
-                                          LongTaskBudget(stats.memory_budget_bytes)));
+  } else if (!fits.ok()) {
+    response->set_refusal(std::string(fits.message()));
   } else {
     response->set_admissible(true);
   }

@@ -84,7 +84,7 @@ absl::Status WarmUp(Engine& engine, const std::shared_ptr<const Model>& model) {
   constexpr int kTokens = 64;
   EncodeTask task;
   task.model = model;
-  const int64_t vocab_size = model->config().vocab_size;
+  const int64_t vocab_size = model->info().vocab_size;
   for (int64_t i = 0; i < kTokens; ++i) {
     task.ids.push_back(static_cast<int32_t>(i * 37 % vocab_size));
   }

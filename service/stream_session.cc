@@ -154,7 +154,7 @@ absl::Status StreamSession::AcceptHeaderLocked(const v1::DocumentHeader& header)
   ASSIGN_OR_RETURN(model_, context_.FindModel(header.model()));
   details_.model = model_->name();
   const DocumentLimits& limits = context_.limits.document;
-  ASSIGN_OR_RETURN(options_, ParseDocumentHeader(header, model_->config().hidden_size, limits));
+  ASSIGN_OR_RETURN(options_, ParseDocumentHeader(header, model_->info().dimensions, limits));
   details_.document_id = options_.document_id;
   document_ = std::make_unique<Document>();
   ASSIGN_OR_RETURN(

@@ -121,6 +121,7 @@ class StreamSession : public std::enable_shared_from_this<StreamSession> {
   absl::Status ConsumeIds(const std::vector<int32_t>& ids);
   absl::Status CheckGrowth();
   absl::Status CheckMemory(int64_t tokens) const;
+  EncodeShape ShapeOf(int64_t tokens, int64_t passages) const;
   absl::Status Seal();
   void BuildFrame();
   void OnProgress(double fraction);

@@ -105,14 +105,7 @@ absl::Status StreamSession::ConsumeText(std::string_view slice) {
 }
 
 absl::Status StreamSession::ConsumeIds(const std::vector<int32_t>& ids) {
-  const int64_t vocab_size = model_->config().vocab_size;
-  for (size_t i = 0; i < ids.size(); ++i) {
-    if (ids[i] >= 0 && ids[i] < vocab_size) continue;
-    return WithReason(absl::InvalidArgumentError(absl::StrFormat(
-                          "token id %d at position %d is outside the vocabulary [0, %d)", ids[i],
-                          document_->num_ids + static_cast<int64_t>(i), vocab_size)),
-                      "TOKEN_OUT_OF_VOCABULARY");
-  }
+  RETURN_IF_ERROR(CheckTokenIds(*model_, ids, document_->num_ids));
   document_->num_ids += static_cast<int64_t>(ids.size());
   if (4 * document_->num_ids > context_.limits.document.max_bytes) {
     return WithReason(
@@ -133,19 +126,22 @@ absl::Status StreamSession::CheckGrowth() {
   return CheckMemory(tokens);
 }
 
+EncodeShape StreamSession::ShapeOf(int64_t tokens, int64_t passages) const {
+  EncodeShape shape;
+  shape.tokens = tokens;
+  shape.num_vectors = passages + 1;
+  shape.token_vectors = options_.token_vectors;
+  shape.attention = options_.attention;
+  return shape;
+}
+
 // Refuses a document that can never fit, however idle the server is.
 absl::Status StreamSession::CheckMemory(int64_t tokens) const {
   tokens = std::min(tokens, context_.limits.document.max_tokens);  // the rest is cut or refused
-  ASSIGN_OR_RETURN(const EncodePlan plan,
-                   context_.engine.Plan(*model_, tokens, options_.ExpectedPassages(tokens) + 1,
-                                        options_.token_vectors, options_.attention));
-  const int64_t budget = LongTaskBudget(context_.engine.options().memory_budget_bytes);
-  if (plan.peak_bytes <= budget) return absl::OkStatus();
-  return WithReason(
-      absl::ResourceExhaustedError(absl::StrFormat(
-          "encoding %d tokens needs %d bytes, this server can give %d to one document", tokens,
-          plan.peak_bytes, budget)),
-      "DOCUMENT_EXCEEDS_MEMORY");
+  ASSIGN_OR_RETURN(
+      const EncodePlan plan,
+      context_.engine.Plan(*model_, ShapeOf(tokens, options_.ExpectedPassages(tokens))));
+  return context_.engine.CheckFits(plan);
 }
 
 // Ends the document and hands it to the engine.
@@ -156,10 +152,9 @@ absl::Status StreamSession::Seal() {
   const int64_t tokens = static_cast<int64_t>(document.ids.size());
   context_.metrics.InputTokens(document.input_tokens);
   if (document.truncated) context_.metrics.Truncated(document.input_tokens - tokens);
-  ASSIGN_OR_RETURN(
-      const EncodePlan plan,
-      context_.engine.Plan(*model_, tokens, static_cast<int64_t>(document.passages.size()) + 1,
-                           options_.token_vectors, options_.attention));
+  ASSIGN_OR_RETURN(const EncodePlan plan,
+                   context_.engine.Plan(
+                       *model_, ShapeOf(tokens, static_cast<int64_t>(document.passages.size()))));
   EncodeTask task;
   task.model = model_;
   task.ids = std::move(document.ids);
@@ -248,8 +243,8 @@ void StreamSession::BuildFrame() {
     if (encoded == nullptr) return;  // released meanwhile
     v1::EmbedDocumentResult result = MakeResult(encoded->stats);
     document_->frames = std::make_unique<ResponseFrames>(
-        std::move(*encoded), std::move(document_->tokenized), options_,
-        model_->config().hidden_size, context_.limits.max_frame_bytes, std::move(result));
+        std::move(*encoded), std::move(document_->tokenized), options_, model_->info().dimensions,
+        context_.limits.max_frame_bytes, std::move(result));
   }
   const bool last = document_->frames->Next(&next_frame_);
   PostEvent({.kind = Kind::kFrameReady, .last = last});

@@ -66,7 +66,7 @@ absl::Status TextJob::Prepare() {
         "TOO_MANY_TEXTS");
   }
   ASSIGN_OR_RETURN(model_, context_.FindModel(request_.model()));
-  const int64_t dim = model_->config().hidden_size;
+  const int64_t dim = model_->info().dimensions;
   ASSIGN_OR_RETURN(vector_, ParseVectorOptions(request_.vector(), dim));
   ASSIGN_OR_RETURN(attention_, ParseAttention(request_.attention()));
   ASSIGN_OR_RETURN(overflow_, ParseOverflow(request_.overflow()));

@@ -157,7 +157,7 @@ v1::EncodeStats ToStats(const TokenizedDocument& document, const EncodeStats& in
 
 absl::StatusOr<EmbedSummary> LocalEmbedder::Embed(const EmbedOptions& options,
                                                   DocumentInput& document, EmbedSink& sink) {
-  RETURN_IF_ERROR(CheckVectorOptions(options.vector, model_->config().hidden_size));
+  RETURN_IF_ERROR(CheckVectorOptions(options.vector, model_->info().dimensions));
   const auto start = std::chrono::steady_clock::now();
   ASSIGN_OR_RETURN(const TokenizedDocument tokenized, Tokenize(options, document, sink));
   const double tokenize_seconds = SecondsSince(start);
@@ -176,16 +176,18 @@ absl::StatusOr<v1::EstimateDocumentResponse> LocalEmbedder::Plan(int64_t tokens,
                                                                  int64_t num_passages,
                                                                  bool token_vectors,
                                                                  const AttentionPolicy& attention) {
-  ASSIGN_OR_RETURN(const EncodePlan plan,
-                   engine_->Plan(*model_, tokens, num_passages + 1, token_vectors, attention));
-  const int64_t budget = engine_->stats().memory_budget_bytes;
+  ASSIGN_OR_RETURN(const EncodePlan plan, engine_->Plan(*model_, {.tokens = tokens,
+                                                                  .num_vectors = num_passages + 1,
+                                                                  .token_vectors = token_vectors,
+                                                                  .attention = attention}));
+  const absl::Status fits = engine_->CheckFits(plan);
   v1::EstimateDocumentResponse out;
   out.set_activation_bytes(plan.activation_bytes);
   out.set_output_bytes(plan.output_bytes);
   out.set_peak_bytes(plan.peak_bytes);
-  out.set_memory_budget_bytes(budget);
-  out.set_admissible(plan.peak_bytes <= budget);
-  if (!out.admissible()) out.set_refusal("needs more memory than the budget");
+  out.set_memory_budget_bytes(engine_->options().memory_budget_bytes);
+  out.set_admissible(fits.ok());
+  if (!fits.ok()) out.set_refusal(std::string(fits.message()));
   out.set_dense_flops(plan.dense_flops);
   out.set_attention_flops(plan.attention_flops);
   out.set_expected_tile_fraction(plan.expected_tile_fraction);

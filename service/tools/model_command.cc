@@ -98,7 +98,7 @@ int RunInspect(const std::vector<std::string>& words) {
   }
   const absl::StatusOr<AttentionPolicy> policy = ParseAttention(attention);
   if (!policy.ok()) return UsageError(parser.command(), std::string(policy.status().message()));
-  const absl::StatusOr<ModelInfo> info = InspectModel(parser.positional()[0], lengths, *policy);
+  const absl::StatusOr<ModelReport> info = InspectModel(parser.positional()[0], lengths, *policy);
   if (!info.ok()) return Failure(parser.command(), info.status());
   std::cout << (json ? ModelInfoToJson(*info) : FormatModelInfo(*info));
   return kExitOk;

@@ -9,6 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "engine/base/status_macros.h"
+#include "engine/model/safetensors.h"
 #include "service/tools/attention_option.h"
 
 namespace longdoc::tools {
@@ -24,14 +25,16 @@ std::vector<TensorInfo> ListTensors(const Checkpoint& checkpoint) {
 }
 
 absl::Status AddPlans(const std::string& directory, const std::vector<int64_t>& lengths,
-                      const AttentionPolicy& attention, ModelInfo* info) {
+                      const AttentionPolicy& attention, ModelReport* info) {
   ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine, Engine::Create(EngineOptions()));
   ASSIGN_OR_RETURN(std::shared_ptr<const Model> model, engine->LoadModel("inspected", directory));
   info->device = engine->DeviceDescription();
   info->packed_bytes = model->weight_bytes();
+  info->revision = model->revision();
+  info->info = model->info();
   for (int64_t tokens : lengths) {
-    ASSIGN_OR_RETURN(EncodePlan plan, engine->Plan(*model, tokens, /*num_vectors=*/1,
-                                                   /*want_token_vectors=*/false, attention));
+    ASSIGN_OR_RETURN(EncodePlan plan,
+                     engine->Plan(*model, {.tokens = tokens, .attention = attention}));
     info->plans.push_back(plan);
   }
   return absl::OkStatus();
@@ -51,40 +54,33 @@ std::string WithPrefix(double value, const char* unit) {
 
 }  // namespace
 
-std::string FamilyName(EncoderFamily family) {
-  return family == EncoderFamily::kJinaBertA ? "jina_bert_a" : "jina_bert_b";
-}
-
 std::string HumanBytes(double bytes) { return WithPrefix(bytes, "B"); }
 std::string HumanCount(double count) { return WithPrefix(count, ""); }
 
-absl::StatusOr<ModelInfo> InspectModel(const std::string& directory,
-                                       const std::vector<int64_t>& lengths,
-                                       const AttentionPolicy& attention) {
-  ModelInfo info;
+absl::StatusOr<ModelReport> InspectModel(const std::string& directory,
+                                         const std::vector<int64_t>& lengths,
+                                         const AttentionPolicy& attention) {
+  ModelReport info;
   {
-    ASSIGN_OR_RETURN(EncoderCheckpoint opened, LoadEncoderCheckpoint(directory));
+    ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint, Checkpoint::Open(directory));
     info.directory = directory;
-    info.revision = opened.revision;
-    info.config = opened.config;
-    info.file_bytes = opened.checkpoint->file_bytes();
-    info.tensors = ListTensors(*opened.checkpoint);
+    info.file_bytes = checkpoint->file_bytes();
+    info.tensors = ListTensors(*checkpoint);
   }
   RETURN_IF_ERROR(AddPlans(directory, lengths, attention, &info));
   return info;
 }
 
-std::string FormatModelInfo(const ModelInfo& info) {
-  const EncoderConfig& c = info.config;
+std::string FormatModelInfo(const ModelReport& info) {
+  const ModelInfo& c = info.info;
   std::string out;
   absl::StrAppendFormat(&out, "model       %s\n", info.directory);
   absl::StrAppendFormat(&out, "revision    %s\n", info.revision);
-  absl::StrAppendFormat(&out, "family      %s: %d layers of %d, %d heads of %d, feed-forward %d\n",
-                        FamilyName(c.family), c.num_layers, c.hidden_size, c.num_heads, c.head_dim,
-                        c.intermediate_size);
+  absl::StrAppendFormat(&out, "family      %s: %d layers of %d, %d heads of %d\n", c.family,
+                        c.num_layers, c.hidden_size, c.num_heads, c.head_dim);
   absl::StrAppendFormat(&out, "vocabulary  %d ids\n", c.vocab_size);
   absl::StrAppendFormat(&out, "parameters  %s (%d)\n",
-                        HumanCount(static_cast<double>(NumParameters(c))), NumParameters(c));
+                        HumanCount(static_cast<double>(c.parameters)), c.parameters);
   absl::StrAppendFormat(&out, "on disk     %s in %d tensors\n",
                         HumanBytes(static_cast<double>(info.file_bytes)), info.tensors.size());
   absl::StrAppendFormat(&out, "in memory   %s on %s\n",
@@ -104,19 +100,19 @@ std::string FormatModelInfo(const ModelInfo& info) {
   return out;
 }
 
-std::string ModelInfoToJson(const ModelInfo& info) {
+std::string ModelInfoToJson(const ModelReport& info) {
   using Json = nlohmann::ordered_json;
-  const EncoderConfig& c = info.config;
+  const ModelInfo& c = info.info;
   Json json = {{"directory", info.directory},
                {"revision", info.revision},
-               {"family", FamilyName(c.family)},
+               {"family", c.family},
                {"layers", c.num_layers},
                {"hidden_size", c.hidden_size},
                {"heads", c.num_heads},
                {"head_dim", c.head_dim},
-               {"intermediate_size", c.intermediate_size},
+               {"dimensions", c.dimensions},
                {"vocab_size", c.vocab_size},
-               {"parameters", NumParameters(c)},
+               {"parameters", c.parameters},
                {"file_bytes", info.file_bytes},
                {"device", info.device},
                {"packed_bytes", info.packed_bytes},

@@ -7,7 +7,6 @@
 
 #include "absl/status/statusor.h"
 #include "engine/engine.h"
-#include "engine/model/encoder_weights.h"
 #include "engine/options.h"
 
 namespace longdoc::tools {
@@ -18,9 +17,9 @@ struct TensorInfo {
   int64_t bytes = 0;
 };
 
-struct ModelInfo {
+struct ModelReport {
   std::string directory, revision;
-  EncoderConfig config;
+  ModelInfo info;
   int64_t file_bytes = 0;
   std::vector<TensorInfo> tensors;  // sorted by name
   std::string device;               // of the engine that made the plans
@@ -29,14 +28,13 @@ struct ModelInfo {
 };
 
 // Opens and checks the model, loads it into an engine and plans documents of `lengths` tokens.
-absl::StatusOr<ModelInfo> InspectModel(const std::string& directory,
+absl::StatusOr<ModelReport> InspectModel(const std::string& directory,
                                        const std::vector<int64_t>& lengths,
                                        const AttentionPolicy& attention);
 
-std::string FormatModelInfo(const ModelInfo& info);  // for people
-std::string ModelInfoToJson(const ModelInfo& info);  // one object, indented
+std::string FormatModelInfo(const ModelReport& info);  // for people
+std::string ModelInfoToJson(const ModelReport& info);  // one object, indented
 
-std::string FamilyName(EncoderFamily family);  // "jina_bert_a", as the API says it
 std::string HumanBytes(double bytes);          // "131.2 MB" (powers of ten)
 // "12.3 M", "4.5 G": counts with a decimal prefix.
 std::string HumanCount(double count);

@@ -87,7 +87,7 @@ TEST(Packing, ThreadCountAndRepetitionChangeNoBit) {
 TEST(Packing, TokenVectorsPoolToTheDocument) {
   std::unique_ptr<Engine> engine = testing::MakeEngine();
   const auto model = testing::LoadGolden(*engine, "a_h12_c384");
-  const int64_t dim = model->config().hidden_size, n = 333;
+  const int64_t dim = model->info().dimensions, n = 333;
   EncodeTask task = testing::MakeTask(model, testing::SomeIds(n, 3));
   task.want_token_vectors = true;
   absl::StatusOr<EncodeResult> result = EncodeAndWait(*engine, std::move(task));

@@ -17,7 +17,7 @@ TEST(Planner, PredictedBytesCoverTheAllocatedOnes) {
         EncodeTask task = testing::MakeTask(model, testing::SomeIds(n, 1));
         absl::StatusOr<EncodeResult> result = EncodeAndWait(*engine, std::move(task));
         ASSERT_TRUE(result.ok()) << result.status();
-        absl::StatusOr<EncodePlan> plan = engine->Plan(*model, n, 1, false, {});
+        absl::StatusOr<EncodePlan> plan = engine->Plan(*model, {.tokens = n, .num_vectors = 1});
         ASSERT_TRUE(plan.ok());
         EXPECT_GE(plan->peak_bytes, result->stats.peak_bytes) << name << " " << n;
         if (n >= 1000) {
@@ -32,13 +32,16 @@ TEST(Planner, PredictedBytesCoverTheAllocatedOnes) {
 TEST(Planner, GrowsLinearlyAndRefusesNonsense) {
   std::unique_ptr<Engine> engine = testing::MakeEngine();
   const auto model = testing::LoadGolden(*engine, "a_h12_c384");
-  const int64_t ten = engine->Plan(*model, 100000, 0, false, {})->activation_bytes;
-  const int64_t hundred = engine->Plan(*model, 1000000, 0, false, {})->activation_bytes;
+  const int64_t ten = engine->Plan(*model, {.tokens = 100000, .num_vectors = 0})->activation_bytes;
+  const int64_t hundred =
+      engine->Plan(*model, {.tokens = 1000000, .num_vectors = 0})->activation_bytes;
   EXPECT_NEAR(static_cast<double>(hundred) / ten, 10, 0.1);
-  EXPECT_LT(engine->Plan(*model, 1000000, 0, false, {})->expected_tile_fraction, 0.02);
-  EXPECT_FALSE(engine->Plan(*model, 0, 0, false, {}).ok());
-  EXPECT_FALSE(engine->Plan(*model, -5, 0, false, {}).ok());
-  EXPECT_FALSE(engine->Plan(*model, std::numeric_limits<int64_t>::max(), 0, false, {}).ok());
+  EXPECT_LT(engine->Plan(*model, {.tokens = 1000000, .num_vectors = 0})->expected_tile_fraction,
+            0.02);
+  EXPECT_FALSE(engine->Plan(*model, {.tokens = 0, .num_vectors = 0}).ok());
+  EXPECT_FALSE(engine->Plan(*model, {.tokens = -5, .num_vectors = 0}).ok());
+  EXPECT_FALSE(
+      engine->Plan(*model, {.tokens = std::numeric_limits<int64_t>::max(), .num_vectors = 0}).ok());
 }
 
 }  // namespace

@@ -19,16 +19,14 @@ class FakeModel final : public Model {
     auto tokenizer = ParseVocabTxt(SmallVocabulary());
     LD_CHECK(tokenizer.ok());
     tokenizer_ = std::move(*tokenizer);
-    config_.vocab_size = tokenizer_->vocab_size();
-    config_.hidden_size = kDim;
-    config_.num_layers = 1;
-    config_.num_heads = 1;
-    config_.head_dim = kDim;
-    config_.intermediate_size = kDim;
-    config_.slopes = AlibiSlopes(1);
+    info_.family = "jina_bert_a";
+    info_.vocab_size = tokenizer_->vocab_size();
+    info_.dimensions = info_.hidden_size = info_.head_dim = kDim;
+    info_.num_layers = 1;
+    info_.num_heads = 1;
   }
   const std::string& name() const override { return name_; }
-  const EncoderConfig& config() const override { return config_; }
+  const ModelInfo& info() const override { return info_; }
   const Tokenizer& tokenizer() const override { return *tokenizer_; }
   const std::string& revision() const override { return revision_; }
   ComputeType compute_type() const override { return ComputeType::kF32; }
@@ -37,7 +35,7 @@ class FakeModel final : public Model {
  private:
   const std::string name_ = "fake";
   const std::string revision_ = "r1";
-  EncoderConfig config_;
+  ModelInfo info_;
   std::unique_ptr<Tokenizer> tokenizer_;
 };
 
@@ -113,16 +111,15 @@ absl::StatusOr<std::shared_ptr<const Model>> FakeEngine::LoadModel(const std::st
   return model_;
 }
 
-absl::StatusOr<EncodePlan> FakeEngine::Plan(const Model&, int64_t tokens, int64_t num_vectors, bool,
-                                            const AttentionPolicy& policy) const {
-  if (tokens < 1) return absl::InvalidArgumentError("no tokens");
-  RETURN_IF_ERROR(CheckAttentionPolicy(policy));
+absl::StatusOr<EncodePlan> FakeEngine::Plan(const Model&, const EncodeShape& shape) const {
+  if (shape.tokens < 1) return absl::InvalidArgumentError("no tokens");
+  RETURN_IF_ERROR(CheckAttentionPolicy(shape.attention));
   EncodePlan plan;
-  plan.tokens = tokens;
-  plan.activation_bytes = tokens * kBytesPerToken;
-  plan.output_bytes = num_vectors * kDim * 4;
+  plan.tokens = shape.tokens;
+  plan.activation_bytes = shape.tokens * kBytesPerToken;
+  plan.output_bytes = shape.num_vectors * kDim * 4;
   plan.peak_bytes = plan.activation_bytes + plan.output_bytes;
-  plan.expected_seconds = static_cast<double>(tokens) / 1000;
+  plan.expected_seconds = static_cast<double>(shape.tokens) / 1000;
   return plan;
 }
 

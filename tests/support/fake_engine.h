@@ -49,9 +49,7 @@ class FakeEngine final : public Engine {
   absl::StatusOr<std::shared_ptr<const Model>> LoadModel(const std::string& name,
                                                          const std::string& dir) override;
   // 1,000 bytes per token, 64 per vector.
-  absl::StatusOr<EncodePlan> Plan(const Model& model, int64_t tokens, int64_t num_vectors,
-                                  bool want_token_vectors,
-                                  const AttentionPolicy& policy) const override;
+  absl::StatusOr<EncodePlan> Plan(const Model& model, const EncodeShape& shape) const override;
   absl::Status Submit(EncodeTask&& task) override;
   EngineStats stats() const override;
   const EngineOptions& options() const override { return options_; }

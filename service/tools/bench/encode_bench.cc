@@ -99,6 +99,8 @@ absl::StatusOr<EncodeStats> EncodeAll(Engine& engine, const std::shared_ptr<cons
       if (result.ok()) {
         total.tiles_computed += result->stats.tiles_computed;
         total.tiles_dense += result->stats.tiles_dense;
+        total.dense_flops += result->stats.dense_flops;
+        total.attention_flops += result->stats.attention_flops;
         total.max_logit_bound = std::max(total.max_logit_bound, result->stats.max_logit_bound);
         total.peak_bytes = std::max(total.peak_bytes, result->stats.peak_bytes);
         total.planned_bytes = std::max(total.planned_bytes, result->stats.planned_bytes);
@@ -145,11 +147,7 @@ absl::StatusOr<Json> MeasureLength(const EncodeArgs& args) {
   RETURN_IF_ERROR(stats.status());
   const double median = Median(seconds);
   const double all_tokens = static_cast<double>(tokens * args.batch_count);
-  const EncoderConfig& config = model->config();
-  const double tile_flops =
-      4.0 * kernels::kQueryBlock * kernels::kKeyBlock * static_cast<double>(config.head_dim);
-  const double flops = DenseFlopsPerToken(config) * all_tokens +
-                       tile_flops * static_cast<double>(stats->tiles_computed);
+  const double flops = stats->dense_flops + stats->attention_flops;
   return Json{{"tokens", tokens},
               {"texts", args.batch_count},
               {"seconds", median},

@@ -29,8 +29,7 @@ class ReadingsEngine final : public Engine {
                                                          const std::string&) override {
     return absl::UnimplementedError("readings only");
   }
-  absl::StatusOr<EncodePlan> Plan(const Model&, int64_t, int64_t, bool,
-                                  const AttentionPolicy&) const override {
+  absl::StatusOr<EncodePlan> Plan(const Model&, const EncodeShape&) const override {
     return absl::UnimplementedError("readings only");
   }
   absl::Status Submit(EncodeTask&&) override { return absl::UnimplementedError("readings only"); }
@@ -47,16 +46,16 @@ class ReadingsEngine final : public Engine {
 
 class NamedModel final : public Model {
  public:
-  NamedModel() { config_.hidden_size = 512; }
+  NamedModel() { info_.dimensions = 512; }
   const std::string& name() const override { return name_; }
-  const EncoderConfig& config() const override { return config_; }
+  const ModelInfo& info() const override { return info_; }
   const Tokenizer& tokenizer() const override { std::abort(); }
   const std::string& revision() const override { return revision_; }
   ComputeType compute_type() const override { return ComputeType::kBF16; }
   int64_t weight_bytes() const override { return 1; }
 
  private:
-  EncoderConfig config_;
+  ModelInfo info_;
   std::string name_ = "jina", revision_ = "abc";
 };
 
