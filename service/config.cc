@@ -2,6 +2,7 @@
 
 #include <arpa/inet.h>
 
+#include <algorithm>
 #include <cmath>
 #include <set>
 #include <utility>
@@ -132,8 +133,28 @@ absl::Status ReadLimits(const pb::Limits& config, Limits* limits) {
                           4096, kTiB, &limits->read_high_watermark_bytes));
   RETURN_IF_ERROR(ReadSeconds("limits.idle_timeout_seconds", config.idle_timeout_seconds(), 86400,
                               &limits->idle_timeout));
-  return ReadSeconds("limits.max_deadline_seconds", config.max_deadline_seconds(), 7 * 86400,
-                     &limits->max_deadline);
+  RETURN_IF_ERROR(ReadSeconds("limits.max_deadline_seconds", config.max_deadline_seconds(),
+                              7 * 86400, &limits->max_deadline));
+  RETURN_IF_ERROR(ReadInt("limits.max_candidates", config.max_candidates(), 1, 1 << 30,
+                          &limits->max_candidates));
+  RETURN_IF_ERROR(ReadInt("limits.max_candidate_bytes", config.max_candidate_bytes(), 1, 1 << 30,
+                          &limits->max_candidate_bytes));
+  return ReadInt("limits.max_ranked_documents", config.max_ranked_documents(), 1, 1 << 20,
+                 &limits->max_ranked_documents);
+}
+
+absl::Status ReadDocuments(const pb::Documents& config, DocumentsConfig* documents) {
+  constexpr double kLongestTtl = 30 * 86400;
+  RETURN_IF_ERROR(ReadInt("documents.budget_bytes", config.budget_bytes(), kMiB, 64 * kTiB,
+                          &documents->budget_bytes));
+  RETURN_IF_ERROR(ReadInt("documents.max_documents", config.max_documents(), 1, 1 << 24,
+                          &documents->max_documents));
+  RETURN_IF_ERROR(ReadSeconds("documents.max_ttl_seconds", config.max_ttl_seconds(), kLongestTtl,
+                              &documents->max_ttl));
+  // A shorter limit alone shortens the default, too.
+  documents->default_ttl = std::min(documents->default_ttl, documents->max_ttl);
+  return ReadSeconds("documents.default_ttl_seconds", config.default_ttl_seconds(), kLongestTtl,
+                     &documents->default_ttl);
 }
 
 absl::Status ReadLifecycle(const pb::Lifecycle& config, LifecycleConfig* lifecycle) {
@@ -258,6 +279,7 @@ absl::StatusOr<ServerOptions> ParseServerConfig(std::string_view text_proto) {
   RETURN_IF_ERROR(ReadModels(config, &options));
   RETURN_IF_ERROR(ReadEngine(config.engine(), &options.engine));
   RETURN_IF_ERROR(ReadLimits(config.limits(), &options.limits));
+  RETURN_IF_ERROR(ReadDocuments(config.documents(), &options.documents));
   RETURN_IF_ERROR(ReadLifecycle(config.lifecycle(), &options.lifecycle));
   options.security.tls_certificate_file = config.security().tls_certificate_file();
   options.security.tls_key_file = config.security().tls_key_file();
@@ -285,6 +307,13 @@ absl::Status CheckServerOptions(const ServerOptions& options) {
       return absl::InvalidArgumentError(
           absl::StrFormat("models: the name \"%s\" is given twice", model.name));
     }
+  }
+  if (options.documents.default_ttl > options.documents.max_ttl) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "documents.default_ttl_seconds must be at most documents.max_ttl_seconds, which is %g; "
+        "it is %g",
+        absl::ToDoubleSeconds(options.documents.max_ttl),
+        absl::ToDoubleSeconds(options.documents.default_ttl)));
   }
   const SecurityConfig& security = options.security;
   const bool tls = !security.tls_certificate_file.empty();

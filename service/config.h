@@ -31,6 +31,19 @@ struct Limits {
   int64_t read_high_watermark_bytes = 4 << 20;
   absl::Duration idle_timeout = absl::Seconds(30);
   absl::Duration max_deadline = absl::Hours(1);
+  int64_t max_candidates = 100'000;
+  int64_t max_candidate_bytes = 64 << 10;
+  int64_t max_ranked_documents = 256;
+  int64_t max_candidates = 100'000;
+  int64_t max_candidate_bytes = 64 << 10;
+  int64_t max_ranked_documents = 256;
+};
+
+struct DocumentsConfig {
+  int64_t budget_bytes = 0;  // 0: a tenth of the machine's memory
+  int64_t max_documents = 10'000;
+  absl::Duration default_ttl = absl::Hours(1);
+  absl::Duration max_ttl = absl::Hours(24);
 };
 
 struct SecurityConfig {
@@ -52,6 +65,7 @@ struct ServerOptions {
   std::vector<ModelSource> models;
   EngineOptions engine;
   Limits limits;
+  DocumentsConfig documents;
   SecurityConfig security;
   LifecycleConfig lifecycle;
   bool reflection = true;
@@ -64,7 +78,8 @@ struct ServerOptions {
 absl::StatusOr<ServerOptions> ParseServerConfig(std::string_view text_proto);
 // What must hold once flags are applied: at least one model; plain text on an address that is not
 // loopback only with allow_insecure; certificate and key together; the other security files need
-// what they stand on. INVALID_ARGUMENT naming the field.
+// what they stand on; no default time to live beyond the longest. INVALID_ARGUMENT naming the
+// field.
 absl::Status CheckServerOptions(const ServerOptions& options);
 
 // "HOST:PORT" with a numeric IPv4 address, "[IPv6]" or a host name; port 0 to 65535.

@@ -37,6 +37,16 @@ void FormatLimits(const Limits& options, pb::Limits* limits) {
   limits->set_read_high_watermark_bytes(options.read_high_watermark_bytes);
   limits->set_idle_timeout_seconds(SecondsOrZero(options.idle_timeout));
   limits->set_max_deadline_seconds(SecondsOrZero(options.max_deadline));
+  limits->set_max_candidates(static_cast<int32_t>(options.max_candidates));
+  limits->set_max_candidate_bytes(static_cast<int32_t>(options.max_candidate_bytes));
+  limits->set_max_ranked_documents(static_cast<int32_t>(options.max_ranked_documents));
+}
+
+void FormatDocuments(const DocumentsConfig& options, pb::Documents* documents) {
+  documents->set_budget_bytes(options.budget_bytes);
+  documents->set_max_documents(static_cast<int32_t>(options.max_documents));
+  documents->set_default_ttl_seconds(SecondsOrZero(options.default_ttl));
+  documents->set_max_ttl_seconds(SecondsOrZero(options.max_ttl));
 }
 
 void FormatSecurity(const SecurityConfig& options, pb::Security* security) {
@@ -68,6 +78,7 @@ std::string FormatServerConfig(const ServerOptions& options) {
   }
   FormatEngine(options.engine, config.mutable_engine());
   FormatLimits(options.limits, config.mutable_limits());
+  FormatDocuments(options.documents, config.mutable_documents());
   FormatSecurity(options.security, config.mutable_security());
   FormatLifecycle(options.lifecycle, config.mutable_lifecycle());
   config.set_disable_reflection(!options.reflection);

@@ -32,6 +32,13 @@ TEST(ParseServerConfig, EmptyTextGivesTheDefaults) {
   EXPECT_EQ(options->limits.max_text_tokens, 8192);
   EXPECT_EQ(options->limits.max_message_bytes, 1 << 20);
   EXPECT_EQ(options->limits.idle_timeout, absl::Seconds(30));
+  EXPECT_EQ(options->limits.max_candidates, 100000);
+  EXPECT_EQ(options->limits.max_candidate_bytes, 65536);
+  EXPECT_EQ(options->limits.max_ranked_documents, 256);
+  EXPECT_EQ(options->documents.budget_bytes, 0);
+  EXPECT_EQ(options->documents.max_documents, 10000);
+  EXPECT_EQ(options->documents.default_ttl, absl::Hours(1));
+  EXPECT_EQ(options->documents.max_ttl, absl::Hours(24));
   EXPECT_EQ(options->lifecycle.drain_delay, absl::ZeroDuration());
   EXPECT_EQ(options->lifecycle.drain_grace, absl::Seconds(300));
   EXPECT_EQ(options->lifecycle.max_connection_age, absl::InfiniteDuration());
@@ -51,7 +58,10 @@ constexpr char kEverything[] = R"(
     max_document_tokens: 1000 max_document_bytes: 2000 max_passages: 10 max_text_tokens: 300
     max_texts: 20 max_message_bytes: 65536 max_frame_bytes: 8192 max_streams: 5
     max_streams_per_connection: 6 read_high_watermark_bytes: 10000 idle_timeout_seconds: 1.5
-    max_deadline_seconds: 60
+    max_deadline_seconds: 60 max_candidates: 11 max_candidate_bytes: 12 max_ranked_documents: 13
+  }
+  documents {
+    budget_bytes: 1048577 max_documents: 14 default_ttl_seconds: 15 max_ttl_seconds: 16.5
   }
   security {
     tls_certificate_file: "c" tls_key_file: "k" tls_client_ca_file: "a" bearer_token_file: "t"
@@ -92,6 +102,13 @@ TEST(ParseServerConfig, ReadsEveryField) {
   EXPECT_EQ(options->limits.read_high_watermark_bytes, 10000);
   EXPECT_EQ(options->limits.idle_timeout, absl::Milliseconds(1500));
   EXPECT_EQ(options->limits.max_deadline, absl::Minutes(1));
+  EXPECT_EQ(options->limits.max_candidates, 11);
+  EXPECT_EQ(options->limits.max_candidate_bytes, 12);
+  EXPECT_EQ(options->limits.max_ranked_documents, 13);
+  EXPECT_EQ(options->documents.budget_bytes, 1048577);
+  EXPECT_EQ(options->documents.max_documents, 14);
+  EXPECT_EQ(options->documents.default_ttl, absl::Seconds(15));
+  EXPECT_EQ(options->documents.max_ttl, absl::Milliseconds(16500));
   EXPECT_EQ(options->security.tls_certificate_file, "c");
   EXPECT_EQ(options->security.tls_key_file, "k");
   EXPECT_EQ(options->security.tls_client_ca_file, "a");
@@ -172,6 +189,13 @@ const BadConfig kBadConfigs[] = {
     {"limits { idle_timeout_seconds: -1 }", "limits.idle_timeout_seconds"},
     {"limits { idle_timeout_seconds: nan }", "limits.idle_timeout_seconds"},
     {"limits { max_deadline_seconds: inf }", "limits.max_deadline_seconds"},
+    {"limits { max_candidates: -1 }", "limits.max_candidates"},
+    {"limits { max_candidate_bytes: -1 }", "limits.max_candidate_bytes"},
+    {"limits { max_ranked_documents: 1048577 }", "limits.max_ranked_documents"},
+    {"documents { budget_bytes: 1048575 }", "documents.budget_bytes"},
+    {"documents { max_documents: -1 }", "documents.max_documents"},
+    {"documents { default_ttl_seconds: -1 }", "documents.default_ttl_seconds"},
+    {"documents { max_ttl_seconds: 1e9 }", "documents.max_ttl_seconds"},
     {"lifecycle { drain_delay_seconds: 1e9 }", "lifecycle.drain_delay_seconds"},
     {"lifecycle { drain_grace_seconds: -1 }", "lifecycle.drain_grace_seconds"},
     {"lifecycle { keepalive_seconds: 1e-9 }", "lifecycle.keepalive_seconds"},
@@ -181,6 +205,12 @@ const BadConfig kBadConfigs[] = {
     {"log_level: \"loud\"", "log_level"},
 };
 INSTANTIATE_TEST_SUITE_P(Table, BadConfigTest, ValuesIn(kBadConfigs));
+
+TEST(ParseServerConfig, AShorterLimitShortensTheDefaultTimeToLive) {
+  const auto options = ParseServerConfig("documents { max_ttl_seconds: 60 }");
+  ASSERT_TRUE(options.ok()) << options.status();
+  EXPECT_EQ(options->documents.default_ttl, absl::Seconds(60));
+}
 
 TEST(ParseServerConfig, RefusesTooManyModelsAndTooLargeFiles) {
   std::string models;
@@ -215,6 +245,10 @@ TEST(CheckServerOptions, RelationsBetweenFields) {
   EXPECT_THAT(std::string(CheckServerOptions(open).message()), HasSubstr("tls_key_file"));
   open.security.tls_key_file = "k";
   EXPECT_TRUE(CheckServerOptions(open).ok());
+
+  ServerOptions ttl = Servable();
+  ttl.documents.max_ttl = absl::Seconds(5);
+  EXPECT_THAT(std::string(CheckServerOptions(ttl).message()), HasSubstr("default_ttl_seconds"));
 
   ServerOptions ca = Servable();
   ca.security.tls_client_ca_file = "a";
