@@ -34,9 +34,6 @@ struct Limits {
   int64_t max_candidates = 100'000;
   int64_t max_candidate_bytes = 64 << 10;
   int64_t max_ranked_documents = 256;
-  int64_t max_candidates = 100'000;
-  int64_t max_candidate_bytes = 64 << 10;
-  int64_t max_ranked_documents = 256;
 };
 
 struct DocumentsConfig {
