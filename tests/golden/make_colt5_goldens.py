@@ -12,9 +12,10 @@ colt5/soft_topk.json: {"cases": [{"name", "k", "scores": [n] exact in float32,
 colt5/manifest.json: {"vocab_size", "cls", "sep", "models": [model]}. A model:
     "name", "config": config.json of it,
     "stream": begins the names of its random streams,
-    "tensors": {name: [base, amplitude]}, "probe": {name: last value}. Weights are not stored: they
-        are uniform("<stream>/<tensor name>", shape, base, amplitude) of make_encoder_goldens.py, an
-        integer hash that tests/support/golden_random.h computes again, bit for bit alike.
+    "tensors": {name: {"shape", "base", "amplitude", "last": its last value, to check by}}. Weights
+        are not stored: they are uniform("<stream>/<name>", shape, base, amplitude) of
+        make_encoder_goldens.py, an integer hash that tests/support/golden_random.h computes again,
+        bit for bit alike.
     "cases": [case]. A case is one document:
         "tokens": n. Its ids are token_ids(stream, n), [CLS] and [SEP] included; "ids_sum" checks.
         "ranges": [[begin, end]], spans whose vectors are stored; the first is the whole document
@@ -35,6 +36,7 @@ import argparse
 import json
 import math
 import os
+import re
 
 import numpy as np
 import torch
@@ -281,16 +283,16 @@ def make_golden(name, fields, lengths):
         print(f"{stream}: too close at {n} tokens")
     assert len(cases) == len(lengths), name
     report(model, stream, cases, tensors)
-    probe = {t: float(w.reshape(-1)[-1]) for t, w in model.state_dict().items()}
-    entry = {"name": name, "config": config.fields(), "stream": stream, "tensors": table,
-             "probe": probe, "cases": cases}
+    weights = {t: {"shape": list(w.shape), "base": table[t][0], "amplitude": table[t][1],
+                   "last": float(w.reshape(-1)[-1])} for t, w in model.state_dict().items()}
+    entry = {"name": name, "config": config.fields(), "stream": stream, "tensors": weights,
+             "cases": cases}
     return entry, {k: v.to(torch.float32).contiguous().numpy() for k, v in tensors.items()}
 
 
 def write_json(path, value):
     text = json.dumps(value, indent=1)
     # Lists of numbers on one line.
-    import re
     text = re.sub(r"\[[^][{}\"]*\]", lambda m: " ".join(m.group(0).split()), text)
     with open(path, "w") as out:
         out.write(text + "\n")

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/base/check.h"
 #include "engine/model/safetensors.h"
+#include "tests/support/golden_random.h"
 #include "tests/support/safetensors_writer.h"
 
 namespace longdoc::testing {
@@ -33,47 +34,6 @@ const json& ManifestModel(const std::string& name) {
   }
   LD_CHECK(!"no golden model of this name");
   std::abort();
-}
-
-// The generator's stream: FNV-1a of the name, SplitMix64 of a counter. Written out again on
-// purpose: a test must not share it with the code under test.
-uint64_t NameKey(const std::string& name) {
-  uint64_t key = 0xcbf29ce484222325u;
-  for (char c : name) key = (key ^ static_cast<uint8_t>(c)) * 0x100000001b3u;
-  return key;
-}
-
-uint64_t Hash(uint64_t key, int64_t index) {
-  uint64_t x = key + static_cast<uint64_t>(index + 1) * 0x9e3779b97f4a7c15u;
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-  return x ^ (x >> 31);
-}
-
-// (base + amplitude·u) / 1024, u uniform in [-1, 1); exact in double, rounded once.
-std::vector<float> Uniform(const std::string& name, int64_t count, int64_t base,
-                           int64_t amplitude) {
-  const uint64_t key = NameKey(name);
-  std::vector<float> values(static_cast<size_t>(count));
-  for (int64_t i = 0; i < count; ++i) {
-    const int64_t u = static_cast<int64_t>(Hash(key, i) >> 40) - (int64_t{1} << 23);
-    const int64_t scaled = base * (int64_t{1} << 23) + amplitude * u;
-    values[static_cast<size_t>(i)] =
-        static_cast<float>(static_cast<double>(scaled) / static_cast<double>(int64_t{1} << 33));
-  }
-  return values;
-}
-
-std::vector<int32_t> TokenIds(const std::string& name, int64_t length) {
-  const uint64_t vocab = Manifest()["vocab_size"].get<uint64_t>();
-  const uint64_t key = NameKey(absl::StrCat(name, "/ids/", length));
-  std::vector<int32_t> ids;
-  for (int64_t i = 0; i < length; ++i) ids.push_back(static_cast<int32_t>(Hash(key, i) % vocab));
-  if (length > 1) {
-    ids.front() = 101;
-    ids.back() = 102;
-  }
-  return ids;
 }
 
 EncoderConfig ConfigOf(const json& model) {
@@ -101,7 +61,7 @@ class WeightMaker {
     int64_t count = 1;
     for (int64_t dim : shape) count *= dim;
     writer_.AddF32(absl::StrCat(prefix_, tensor), shape,
-                   Uniform(absl::StrCat(name_, "/", tensor), count, base, amplitude));
+                   GoldenUniform(absl::StrCat(name_, "/", tensor), count, base, amplitude));
   }
 
   void AddNorm(const std::string& tensor, int64_t c, int64_t gain = 1024, int64_t beta = 128) {
@@ -164,21 +124,6 @@ void WriteConfig(const json& model, const std::string& dir) {
   std::ofstream(dir + "/config.json") << config.dump(2) << "\n";
 }
 
-void WriteVocabulary(const std::string& dir) {
-  std::ofstream out(dir + "/vocab.txt");
-  const int64_t size = Manifest()["vocab_size"].get<int64_t>();
-  for (int64_t id = 0; id < size; ++id) {
-    if (id == 0) {
-      out << "[PAD]\n";
-    } else if (id >= 100 && id < 104) {
-      const char* const special[] = {"[UNK]", "[CLS]", "[SEP]", "[MASK]"};
-      out << special[id - 100] << "\n";
-    } else {
-      out << "word" << id << "\n";
-    }
-  }
-}
-
 }  // namespace
 
 std::vector<std::string> GoldenModelNames() {
@@ -199,7 +144,7 @@ GoldenModel LoadGoldenModel(const std::string& name) {
   for (const json& entry : model["cases"]) {
     GoldenCase one;
     const int64_t tokens = entry["tokens"].get<int64_t>();
-    one.ids = TokenIds(name, tokens);
+    one.ids = GoldenIds(name, tokens, Manifest()["vocab_size"].get<int64_t>());
     int64_t sum = 0;
     for (int32_t id : one.ids) sum += id;
     LD_CHECK(sum == entry["ids_sum"].get<int64_t>());
@@ -232,7 +177,21 @@ void WriteGoldenModel(const std::string& name, const std::string& dir, const std
   }
   writer.WriteFile(dir + "/model.safetensors");
   WriteConfig(model, dir);
-  WriteVocabulary(dir);
+  WriteGoldenVocabulary(dir, Manifest()["vocab_size"].get<int64_t>());
+}
+
+void WriteGoldenVocabulary(const std::string& dir, int64_t size) {
+  std::ofstream out(dir + "/vocab.txt");
+  for (int64_t id = 0; id < size; ++id) {
+    if (id == 0) {
+      out << "[PAD]\n";
+    } else if (id >= 100 && id < 104) {
+      const char* const special[] = {"[UNK]", "[CLS]", "[SEP]", "[MASK]"};
+      out << special[id - 100] << "\n";
+    } else {
+      out << "word" << id << "\n";
+    }
+  }
 }
 
 std::string MakeTempDir(const std::string& stem) {

@@ -36,6 +36,10 @@ GoldenModel LoadGoldenModel(const std::string& name);
 void WriteGoldenModel(const std::string& name, const std::string& dir,
                       const std::string& prefix = "");
 
+// Writes vocab.txt with the special tokens where the goldens have them ([PAD] 0, [UNK] 100, [CLS],
+// [SEP], [MASK]) and "word<id>" elsewhere.
+void WriteGoldenVocabulary(const std::string& dir, int64_t size);
+
 // A fresh empty directory under the test's temporary directory.
 std::string MakeTempDir(const std::string& stem);
 
