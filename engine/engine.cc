@@ -1,7 +1,6 @@
 #include "engine/engine.h"
 
 #include <algorithm>
-#include <fstream>
 #include <future>
 #include <limits>
 #include <thread>
@@ -10,30 +9,15 @@
 #include "absl/strings/str_format.h"
 #include "engine/backend.h"
 #include "engine/base/error_reason.h"
+#include "engine/base/machine_memory.h"
 #include "engine/base/status_macros.h"
 #include "engine/encode_work.h"
 #include "engine/encoder_model.h"
 #include "engine/scheduler.h"
+#include "engine/similarity.h"
 
 namespace longdoc {
 namespace {
-
-// A byte count in a one-line file, or `fallback` ("max", or no such file).
-int64_t ReadLimit(const char* path, int64_t fallback) {
-  std::ifstream file(path);
-  int64_t value = 0;
-  return file >> value && value > 0 ? value : fallback;
-}
-
-int64_t MachineMemoryBytes() {
-  int64_t bytes = int64_t{8} << 30;
-  std::ifstream meminfo("/proc/meminfo");
-  std::string key;
-  int64_t kib = 0;
-  if (meminfo >> key >> kib && key == "MemTotal:") bytes = kib * 1024;
-  bytes = std::min(bytes, ReadLimit("/sys/fs/cgroup/memory.max", bytes));
-  return std::min(bytes, ReadLimit("/sys/fs/cgroup/memory/memory.limit_in_bytes", bytes));
-}
 
 absl::Status CheckRange(const char* name, int64_t value, int64_t low, int64_t high) {
   if (value >= low && value <= high) return absl::OkStatus();
@@ -88,6 +72,7 @@ class EngineImpl final : public Engine {
   }
   absl::StatusOr<EncodePlan> Plan(const Model& model, const EncodeShape& shape) const override;
   absl::Status Submit(EncodeTask&& task) override;
+  absl::Status Submit(MaxSimTask&& task) override;
   EngineStats stats() const override {
     EngineStats stats;
     scheduler_.AddTo(&stats);
@@ -167,6 +152,18 @@ absl::Status EngineImpl::Submit(EncodeTask&& task) {
   needs.cancellation = task.cancellation;
   return scheduler_.Submit(std::make_unique<EncodeWork>(std::move(task), std::move(model),
                                                         std::move(needs), *backend_, meter_));
+}
+
+absl::Status EngineImpl::Submit(MaxSimTask&& task) {
+  if (task.cancellation == nullptr || task.on_done == nullptr) {
+    return absl::InternalError("late interaction task without token or callback");
+  }
+  ASSIGN_OR_RETURN(std::unique_ptr<Work> work, MakeMaxSimWork(*backend_, std::move(task)));
+  EncodePlan plan;
+  plan.tokens = work->needs().tokens;
+  plan.peak_bytes = work->needs().peak_bytes;
+  RETURN_IF_ERROR(CheckFits(plan));
+  return scheduler_.Submit(std::move(work));
 }
 
 }  // namespace

@@ -23,6 +23,8 @@
 
 namespace longdoc {
 
+struct MaxSimTask;
+
 enum class ComputeType { kAuto, kF32, kBF16 };
 
 struct EngineOptions {
@@ -187,6 +189,8 @@ class Engine {
   // a retry delay, or as CheckFits); UNAVAILABLE after Stop. Callbacks of a task come in order;
   // on_done gets CANCELLED or DEADLINE_EXCEEDED when the token says so, within one step.
   virtual absl::Status Submit(EncodeTask&& task) = 0;
+  // Late interaction (similarity.h); errors and callbacks likewise.
+  virtual absl::Status Submit(MaxSimTask&& task) = 0;
   virtual EngineStats stats() const = 0;
   virtual const EngineOptions& options() const = 0;   // with defaults filled in
   virtual std::string DeviceDescription() const = 0;  // "cpu avx2, 2 threads, f32"

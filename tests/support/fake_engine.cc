@@ -1,6 +1,7 @@
 #include "tests/support/fake_engine.h"
 
 #include <chrono>
+#include <cmath>
 #include <utility>
 
 #include "engine/base/check.h"
@@ -12,10 +13,11 @@ namespace {
 
 constexpr int64_t kDim = 16;
 constexpr int64_t kBytesPerToken = 1000;
+constexpr int64_t kMaxTargetTokens = 32;
 
 class FakeModel final : public Model {
  public:
-  FakeModel() {
+  explicit FakeModel(bool with_decoder) {
     auto tokenizer = ParseVocabTxt(SmallVocabulary());
     LD_CHECK(tokenizer.ok());
     tokenizer_ = std::move(*tokenizer);
@@ -24,6 +26,8 @@ class FakeModel final : public Model {
     info_.dimensions = info_.hidden_size = info_.head_dim = kDim;
     info_.num_layers = 1;
     info_.num_heads = 1;
+    info_.can_score_likelihood = with_decoder;
+    info_.max_target_tokens = with_decoder ? kMaxTargetTokens : 0;
   }
   const std::string& name() const override { return name_; }
   const ModelInfo& info() const override { return info_; }
@@ -65,6 +69,7 @@ EncodeResult MakeResult(const EncodeTask& task) {
     result.token_vectors = all->data();
     result.token_owner = std::move(all);
   }
+  if (task.want_cross_kv) result.cross_kv = FakeEngine::MakeCrossKv(tokens);
   result.stats.tokens = tokens;
   result.stats.planned_bytes = result.stats.peak_bytes = tokens * kBytesPerToken;
   result.stats.tiles_dense = result.stats.tiles_computed = 1;
@@ -90,7 +95,7 @@ std::string SmallVocabulary() {
   return vocab;
 }
 
-FakeEngine::FakeEngine() : model_(std::make_shared<FakeModel>()) {
+FakeEngine::FakeEngine(bool with_decoder) : model_(std::make_shared<FakeModel>(with_decoder)) {
   options_.num_threads = 1;
   options_.memory_budget_bytes = int64_t{1} << 30;
 }
@@ -123,7 +128,17 @@ absl::StatusOr<EncodePlan> FakeEngine::Plan(const Model&, const EncodeShape& sha
   return plan;
 }
 
-absl::Status FakeEngine::Submit(EncodeTask&& task) {
+float FakeEngine::ExpectedLogProb(int32_t target, int64_t position) {
+  return -1.0f - std::abs(Component(target, position));
+}
+
+std::shared_ptr<const CrossKv> FakeEngine::MakeCrossKv(int64_t tokens) {
+  auto cross_kv = std::make_shared<CrossKv>();
+  cross_kv->tokens = tokens;
+  return cross_kv;
+}
+
+absl::Status FakeEngine::Queue(Task task) {
   std::lock_guard lock(mutex_);
   if (stopped_) return WithReason(absl::UnavailableError("engine stopped"), "DRAINING");
   RETURN_IF_ERROR(submit_status_);
@@ -132,27 +147,118 @@ absl::Status FakeEngine::Submit(EncodeTask&& task) {
   return absl::OkStatus();
 }
 
-bool FakeEngine::Complete(absl::Status status) {
-  EncodeTask task;
-  std::shared_ptr<const void> owner;
-  {
-    std::lock_guard lock(mutex_);
-    if (tasks_.empty()) return false;
-    task = std::move(tasks_.front());
-    tasks_.pop_front();
-    owner = std::move(next_owner_);
-  }
-  if (status.ok()) status = task.cancellation->Check();
-  if (status.ok()) {
+absl::Status FakeEngine::Submit(EncodeTask&& task) {
+  Task queued;
+  queued.tokens = static_cast<int64_t>(task.ids.size());
+  queued.cancellation = task.cancellation;
+  queued.on_progress = task.on_progress;
+  queued.complete = [task = std::move(task)](absl::Status status,
+                                             std::shared_ptr<const void> owner) mutable {
+    if (!status.ok()) return std::move(task.on_done)(std::move(status));
     EncodeResult result = MakeResult(task);
     if (owner != nullptr) {
       using Both = std::pair<std::shared_ptr<const void>, std::shared_ptr<const void>>;
       result.token_owner = std::make_shared<Both>(std::move(result.token_owner), std::move(owner));
     }
     std::move(task.on_done)(std::move(result));
-  } else {
-    std::move(task.on_done)(std::move(status));
+  };
+  return Queue(std::move(queued));
+}
+
+// The real thing, on the reference device.
+absl::Status FakeEngine::Submit(MaxSimTask&& task) {
+  Task queued;
+  queued.cancellation = task.cancellation;
+  auto backend = MakeReferenceBackend(1);
+  ASSIGN_OR_RETURN(std::unique_ptr<Work> work, MakeMaxSimWork(*backend, std::move(task)));
+  queued.tokens = work->needs().tokens;
+  queued.complete = [backend = std::move(backend), work = std::move(work)](
+                        absl::Status status, std::shared_ptr<const void>) mutable {
+    if (status.ok()) {
+      auto pass = work->MakePass({&work, 1});
+      LD_CHECK(pass.ok());
+      MemoryPool pool(0);
+      WorkerScratch scratch(pool);
+      for (; !(*pass)->finished(); (*pass)->NextPhase()) {
+        for (int64_t i = 0; i < (*pass)->num_steps(); ++i) {
+          status.Update((*pass)->RunStep(i, scratch));
+        }
+      }
+      ByteReservation reservation;
+      work->Collect({&work, 1}, **pass, status, reservation);
+    }
+    work->Done(status, {});
+  };
+  return Queue(std::move(queued));
+}
+
+absl::Status FakeEngine::Submit(ScoreTask&& task) {
+  Task queued;
+  queued.cancellation = task.cancellation;
+  for (const auto& candidate : task.candidates) {
+    queued.tokens += static_cast<int64_t>(candidate.size());
   }
+  queued.complete = [task = std::move(task), sep = model_->tokenizer().special().sep](
+                        absl::Status status, std::shared_ptr<const void>) mutable {
+    if (!status.ok()) return std::move(task.on_done)(std::move(status));
+    DecodeStats stats;
+    for (size_t i = 0; i < task.candidates.size(); ++i) {
+      std::vector<int32_t> targets = task.candidates[i];
+      targets.push_back(sep);
+      CandidateScore score;
+      score.num_targets = static_cast<int64_t>(targets.size());
+      for (size_t t = 0; t < targets.size(); ++t) {
+        const float log_prob = ExpectedLogProb(targets[t], static_cast<int64_t>(t));
+        score.sum += log_prob;
+        if (task.want_log_probs) score.log_probs.push_back(log_prob);
+      }
+      score.mean = score.sum / static_cast<double>(score.num_targets);
+      stats.targets += score.num_targets;
+      task.on_scored(i, std::move(score));
+    }
+    std::move(task.on_done)(stats);
+  };
+  return Queue(std::move(queued));
+}
+
+// Repeats the prompt, and its own tokens after it.
+absl::Status FakeEngine::Submit(GenerateTask&& task) {
+  Task queued;
+  queued.cancellation = task.cancellation;
+  queued.tokens = static_cast<int64_t>(task.prompt.size());
+  queued.complete = [task = std::move(task)](absl::Status status,
+                                             std::shared_ptr<const void>) mutable {
+    if (!status.ok()) return std::move(task.on_done)(std::move(status));
+    GenerateResult result;
+    for (int64_t i = 0; i < task.max_new_tokens; ++i) {
+      const size_t at = static_cast<size_t>(i);
+      const int32_t token = task.prompt.empty() ? 5 : task.prompt[at % task.prompt.size()];
+      result.tokens.push_back(token);
+      result.log_probs.push_back(ExpectedLogProb(token, i));
+      if (task.on_token) task.on_token(token, result.log_probs.back());
+    }
+    std::move(task.on_done)(std::move(result));
+  };
+  return Queue(std::move(queued));
+}
+
+bool FakeEngine::Complete(absl::Status status) { return CompleteOne(false, std::move(status)); }
+bool FakeEngine::CompleteNewest(absl::Status status) {
+  return CompleteOne(true, std::move(status));
+}
+
+bool FakeEngine::CompleteOne(bool newest, absl::Status status) {
+  Task task;
+  std::shared_ptr<const void> owner;
+  {
+    std::lock_guard lock(mutex_);
+    if (tasks_.empty()) return false;
+    task = std::move(newest ? tasks_.back() : tasks_.front());
+    newest ? tasks_.pop_back() : tasks_.pop_front();
+    owner = std::move(next_owner_);
+  }
+  if (status.ok()) status = task.cancellation->Check();
+  std::move(task.complete)(std::move(status), std::move(owner));
   return true;
 }
 
@@ -197,9 +303,7 @@ EngineStats FakeEngine::stats() const {
   std::lock_guard lock(mutex_);
   EngineStats stats;
   stats.queued_tasks = static_cast<int64_t>(tasks_.size());
-  for (const EncodeTask& task : tasks_) {
-    stats.queued_tokens += static_cast<int64_t>(task.ids.size());
-  }
+  for (const Task& task : tasks_) stats.queued_tokens += task.tokens;
   stats.memory_budget_bytes = options_.memory_budget_bytes;
   return stats;
 }

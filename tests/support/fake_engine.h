@@ -1,17 +1,21 @@
-// An engine whose tasks end when the test says so, with vectors that follow from the ids alone.
+// An engine whose tasks end when the test says so, with results that follow from the ids alone.
 #pragma once
 
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
 #include <vector>
 
+#include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "engine/decode_task.h"
 #include "engine/engine.h"
+#include "engine/similarity.h"
 
 namespace longdoc::testing {
 
@@ -22,14 +26,17 @@ std::string SmallVocabulary();
 // Thread-safe. Callbacks run on the thread that calls Complete, Progress or Stop.
 class FakeEngine final : public Engine {
  public:
-  FakeEngine();
+  explicit FakeEngine(bool with_decoder = false);
   ~FakeEngine() override { Stop(); }
 
-  // The model "fake": 16 dimensions, tokenizer of SmallVocabulary.
+  // The model "fake": 16 dimensions, tokenizer of SmallVocabulary, a decoder of 32 positions if so
+  // made.
   std::shared_ptr<const Model> model() const { return model_; }
 
-  // The oldest task's outcome: its vectors, or what its token or `status` says. False: no task.
+  // The oldest task's outcome: its result, or what its token or `status` says. False: no task.
   bool Complete(absl::Status status = absl::OkStatus());
+  // The same for the newest task, as far as the order matters.
+  bool CompleteNewest(absl::Status status = absl::OkStatus());
   // Tells the oldest task that this share of its work is done. False: no task.
   bool Progress(double fraction);
   size_t num_tasks() const;
@@ -46,22 +53,40 @@ class FakeEngine final : public Engine {
   static std::vector<float> ExpectedVector(const std::vector<int32_t>& ids, int64_t begin,
                                            int64_t end);
 
+  // log p of target number `position` of any candidate.
+  static float ExpectedLogProb(int32_t target, int64_t position);
+  // Cross keys and values of a document of `tokens` tokens, as encodes give them.
+  static std::shared_ptr<const CrossKv> MakeCrossKv(int64_t tokens);
+
   absl::StatusOr<std::shared_ptr<const Model>> LoadModel(const std::string& name,
                                                          const std::string& dir) override;
   // 1,000 bytes per token, 64 per vector.
   absl::StatusOr<EncodePlan> Plan(const Model& model, const EncodeShape& shape) const override;
   absl::Status Submit(EncodeTask&& task) override;
+  absl::Status Submit(MaxSimTask&& task) override;
+  absl::Status Submit(ScoreTask&& task);
+  absl::Status Submit(GenerateTask&& task);
   EngineStats stats() const override;
   const EngineOptions& options() const override { return options_; }
   std::string DeviceDescription() const override { return "fake"; }
   void Stop() override;
 
  private:
+  struct Task {
+    int64_t tokens = 0;
+    std::shared_ptr<CancellationToken> cancellation;
+    std::function<void(double)> on_progress;
+    // With the result's owner.
+    absl::AnyInvocable<void(absl::Status, std::shared_ptr<const void>) &&> complete;
+  };
+  absl::Status Queue(Task task);
+  bool CompleteOne(bool newest, absl::Status status);
+
   EngineOptions options_;
   std::shared_ptr<const Model> model_;
   mutable std::mutex mutex_;
   mutable std::condition_variable submitted_;
-  std::deque<EncodeTask> tasks_;
+  std::deque<Task> tasks_;
   absl::Status submit_status_;
   std::shared_ptr<const void> next_owner_;
   bool stopped_ = false;
