@@ -13,7 +13,11 @@ using kernels::AttentionProblem;
 using kernels::AttentionStats;
 using kernels::AttentionUnit;
 
-// k and v rows lie one after the other: kv = [T, Hk·D] keys, then [T, Hk·D] values.
+const int64_t* KeyOffsets(const AttentionProblem& p) {
+  return p.cu_seqlens_k != nullptr ? p.cu_seqlens_k : p.cu_seqlens;
+}
+
+// k and v rows lie one after the other: kv = [Tk, Hk·D] keys, then [Tk, Hk·D] values.
 struct PlainKv {
   float* k;
   float* v;
@@ -23,7 +27,7 @@ struct PlainKv {
 PlainKv Rows(const AttentionProblem& p) {
   const int64_t row = int64_t{p.num_kv_heads} * p.head_dim;
   float* k = static_cast<float*>(p.kv);
-  return {k, k + p.cu_seqlens[p.num_sequences] * row, row};
+  return {k, k + KeyOffsets(p)[p.num_sequences] * row, row};
 }
 
 void StoreQueries(const AttentionProblem& p, int64_t token_begin, int64_t rows, const float* q,
@@ -52,7 +56,9 @@ std::vector<AttentionUnit> PlanUnits(const AttentionProblem& p, int64_t) {
   std::vector<AttentionUnit> units;
   for (int64_t s = 0; s < p.num_sequences; ++s) {
     const int64_t n = p.cu_seqlens[s + 1] - p.cu_seqlens[s];
-    if (n > 0) units.push_back({s, 0, n, 0, p.num_heads, static_cast<double>(n) * n});
+    const int64_t keys = KeyOffsets(p)[s + 1] - KeyOffsets(p)[s];
+    const double cost = static_cast<double>(n) * static_cast<double>(keys + 1);
+    if (n > 0) units.push_back({s, 0, n, 0, p.num_heads, cost});
   }
   return units;
 }
@@ -65,16 +71,23 @@ void Attend(const AttentionProblem& p, const AttentionUnit& unit, void*, Attenti
   const int64_t n = p.cu_seqlens[unit.sequence + 1] - begin;
   const int64_t q_row = int64_t{p.num_heads} * p.head_dim;
   const PlainKv kv = Rows(p);
+  const int64_t key_begin = KeyOffsets(p)[unit.sequence];
+  const int64_t keys = KeyOffsets(p)[unit.sequence + 1] - key_begin;
   float* q = static_cast<float*>(p.q) + begin * q_row;
   const std::vector<float> queries(q, q + n * q_row);
-  const int64_t cu_seqlens[2] = {0, n};
+  const int64_t cu_seqlens[2] = {0, n}, cu_seqlens_k[2] = {0, keys};
   AttentionProblem one = p;
   one.num_sequences = 1;
   one.cu_seqlens = cu_seqlens;
-  kernels::reference::Attention(one, queries.data(), kv.k + begin * kv.row, kv.v + begin * kv.row,
-                                q);
+  if (p.cu_seqlens_k != nullptr) {
+    one.cu_seqlens_k = cu_seqlens_k;
+    one.q_positions = p.q_positions + begin;
+    one.k_positions = p.k_positions + key_begin;
+  }
+  kernels::reference::Attention(one, queries.data(), kv.k + key_begin * kv.row,
+                                kv.v + key_begin * kv.row, q);
   const int64_t tiles = kernels::CeilDiv(n, kernels::kQueryBlock) *
-                        kernels::CeilDiv(n, kernels::kKeyBlock) * p.num_heads;
+                        kernels::CeilDiv(keys, kernels::kKeyBlock) * p.num_heads;
   stats->tiles_computed += tiles;
   stats->tiles_dense += tiles;
 }

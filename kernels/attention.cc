@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "kernels/cpu/layout.h"
+#include "kernels/cpu/skip.h"
 
 namespace longdoc::kernels {
 namespace {
@@ -13,8 +14,49 @@ constexpr int64_t kMaxTokens = int64_t{1} << 40;
 constexpr int32_t kMaxHeads = 1 << 16;
 constexpr float kMaxSlope = 1e6f;
 
-// exp() gives exactly 0 below -87.3; 0.1 covers the rounding of the bias.
-constexpr double kExactSpread = 87.4;
+const char* CheckOffsets(const int64_t* offsets, int64_t num_sequences) {
+  if (offsets[0] != 0) return "cu_seqlens must start at 0";
+  for (int64_t s = 0; s < num_sequences; ++s) {
+    if (offsets[s + 1] < offsets[s]) return "cu_seqlens must ascend";
+  }
+  return offsets[num_sequences] > kMaxTokens ? "more than 2^40 tokens" : "";
+}
+
+// Ascending and distinct within every sequence, from 0.
+bool ArePositions(const int32_t* positions, const int64_t* offsets, int64_t num_sequences) {
+  for (int64_t s = 0; s < num_sequences; ++s) {
+    int64_t last = -1;
+    for (int64_t t = offsets[s]; t < offsets[s + 1]; ++t) {
+      if (positions[t] <= last) return false;
+      last = positions[t];
+    }
+  }
+  return true;
+}
+
+const char* CheckGathered(const AttentionProblem& p) {
+  if (p.cu_seqlens_k == nullptr) {
+    return p.q_positions != nullptr || p.k_positions != nullptr
+               ? "positions need cu_seqlens_k and the other way round"
+               : "";
+  }
+  const char* error = CheckOffsets(p.cu_seqlens_k, p.num_sequences);
+  if (*error != '\0') return error;
+  if ((p.cu_seqlens[p.num_sequences] > 0 && p.q_positions == nullptr) ||
+      (p.cu_seqlens_k[p.num_sequences] > 0 && p.k_positions == nullptr)) {
+    return "positions need cu_seqlens_k and the other way round";
+  }
+  if (!ArePositions(p.q_positions, p.cu_seqlens, p.num_sequences)) {
+    return "q_positions must be distinct and ascend from 0 or more within a sequence";
+  }
+  if (!ArePositions(p.k_positions, p.cu_seqlens_k, p.num_sequences)) {
+    return "k_positions must be distinct and ascend from 0 or more within a sequence";
+  }
+  if (p.mask.causal || p.mask.window_radius >= 0 || p.mask.block_row_offsets != nullptr) {
+    return "gathered tokens cannot be combined with a mask";
+  }
+  return "";
+}
 
 const char* CheckMask(const AttentionProblem& p) {
   const AttentionMask& mask = p.mask;
@@ -48,11 +90,9 @@ const char* CheckMask(const AttentionProblem& p) {
 const char* CheckAttentionProblem(const AttentionProblem& p) {
   if (p.num_sequences < 0) return "num_sequences must not be negative";
   if (p.cu_seqlens == nullptr) return "cu_seqlens is null";
-  if (p.cu_seqlens[0] != 0) return "cu_seqlens must start at 0";
-  for (int64_t s = 0; s < p.num_sequences; ++s) {
-    if (p.cu_seqlens[s + 1] < p.cu_seqlens[s]) return "cu_seqlens must ascend";
-  }
-  if (p.cu_seqlens[p.num_sequences] > kMaxTokens) return "more than 2^40 tokens";
+  const char* error = CheckOffsets(p.cu_seqlens, p.num_sequences);
+  if (*error == '\0') error = CheckGathered(p);
+  if (*error != '\0') return error;
   if (p.num_heads <= 0 || p.num_heads > kMaxHeads) return "num_heads must be in [1, 65536]";
   if (p.num_kv_heads <= 0 || p.num_heads % p.num_kv_heads != 0) {
     return "num_kv_heads must divide num_heads";
@@ -69,8 +109,8 @@ const char* CheckAttentionProblem(const AttentionProblem& p) {
   if (p.skip == SkipMode::kTolerance && !(p.epsilon > 0 && p.epsilon < 1)) {
     return "epsilon must be in (0, 1)";
   }
-  if (p.cu_seqlens[p.num_sequences] > 0 &&
-      (p.q == nullptr || p.kv == nullptr || p.bounds == nullptr)) {
+  if ((p.cu_seqlens[p.num_sequences] > 0 && p.q == nullptr) ||
+      (KeyOffsets(p)[p.num_sequences] > 0 && (p.kv == nullptr || p.bounds == nullptr))) {
     return "q, kv or bounds is null";
   }
   return CheckMask(p);
@@ -88,10 +128,10 @@ int64_t AttentionKvBytes(const AttentionProblem& p) {
 }
 
 int64_t AttentionBoundsBytes(const AttentionProblem& p) {
-  const int64_t floats_per_sequence = kBoundHeader + p.head_dim;
-  const int64_t slots = SlotCount(KeyOffsets(p)[p.num_sequences], p.num_sequences);
-  return (p.num_sequences * floats_per_sequence + 2 * slots) * p.num_kv_heads *
-         static_cast<int64_t>(sizeof(float));
+  const int64_t keys = KeyOffsets(p)[p.num_sequences], slots = SlotCount(keys, p.num_sequences);
+  int64_t floats = (p.num_sequences * (kBoundHeader + p.head_dim) + 2 * slots) * p.num_kv_heads;
+  if (p.cu_seqlens_k != nullptr) floats += 2 * keys * p.num_heads;
+  return floats * static_cast<int64_t>(sizeof(float));
 }
 
 int64_t SkipDistance(SkipMode mode, float slope, float b, float epsilon) {

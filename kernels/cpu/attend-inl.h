@@ -5,11 +5,13 @@
 // strip and i0 its first position, a tile entirely to the left has bias −m(i0+r−j) = −m(i0−j) −
 // m·r. The first part is one value per column, added with the scale in one FMA; the second is
 // constant per row and enters only the running maximum. Tiles to the right are symmetric; tiles
-// that overlap the strip's diagonal take the absolute value per element.
+// that overlap the strip's diagonal take the absolute value per element. For gathered tokens the
+// same holds with the distances of gathered-inl.h.
 #pragma once
 
 #include <cstdint>
 
+#include "kernels/cpu/gathered-inl.h"
 #include "kernels/cpu/range-inl.h"
 #include "kernels/cpu/storage-inl.h"
 
@@ -29,7 +31,7 @@ struct Strip {
   int rows;           // <= kRows
   int columns;        // keys of the tile inside the sequence
   float slope, scale;
-  float row_step;  // −slope (left), +slope (right), 0 (diagonal): true = tile units + step·r
+  float shift[kStripRows] = {};     // of each row: its true score = the one in tile units + shift
   float allowed_begin[kStripRows];  // masked tiles: per row the allowed columns [begin, end) and
                                     // [0, prefix)
   float allowed_end[kStripRows];
@@ -76,18 +78,50 @@ void ScoreStrip(const Strip& strip, float* s, float* top) {
   }
 }
 
+// The same for gathered tokens: keys at positions `keys` [64], rows at `rows`, each `nearest` away
+// from its nearest key. Outside of overlaps, `edge` is the key of the tile next to the strip.
+template <class S, bool kOverlap>
+void ScoreGatheredStrip(const Strip& strip, const int32_t* keys, int32_t edge, const int32_t* rows,
+                        const int32_t* nearest, float* s, float* top) {
+  using Vec = typename S::Vec;
+  constexpr int kTileVecs = kKeyBlock / S::kLanes;
+  const int vecs = (strip.columns + S::kLanes - 1) / S::kLanes;
+  const Vec scale = S::Set1(strip.scale), slope = S::Set1(strip.slope);
+  const Vec minus_infinity = S::Set1(-__builtin_inff()), zero = S::Set1(0.0f);
+  const Vec columns = S::Set1(static_cast<float>(strip.columns));
+  Vec bias[kTileVecs];
+  for (int v = 0; v < vecs; ++v) {
+    const Vec column = S::Add(S::Iota(), S::Set1(static_cast<float>(v * S::kLanes)));
+    bias[v] = S::Select(S::Lt(column, columns), zero, minus_infinity);
+    if (!kOverlap) bias[v] = S::Fnma(slope, S::Distance(keys + v * S::kLanes, edge, 0), bias[v]);
+  }
+  for (int r = 0; r < strip.rows; ++r) {
+    float* row = s + r * kKeyBlock;
+    Vec best = minus_infinity;
+    for (int v = 0; v < vecs; ++v) {
+      Vec add = bias[v];
+      if constexpr (kOverlap) {
+        add = S::Fnma(slope, S::Distance(keys + v * S::kLanes, rows[r], nearest[r]), add);
+      }
+      const Vec t = S::Fma(S::Load(row + v * S::kLanes), scale, add);
+      S::Store(row + v * S::kLanes, t);
+      best = S::Max(t, best);
+    }
+    top[r] = S::MaxOf(best);
+  }
+}
+
 // Updates the running maxima; returns whether any moved, with the factors for the old sums in
 // `factor` and the maxima in tile units in `top`.
 template <class S>
 inline bool MoveMaxima(const Strip& strip, float* top, float* row_max, float* factor) {
   bool moved = false;
   for (int r = 0; r < strip.rows; ++r) {
-    const float shift = strip.row_step * static_cast<float>(r);
-    const float before = row_max[r] - shift;
+    const float before = row_max[r] - strip.shift[r];
     const bool higher = top[r] > before;  // false for NaN, which then reaches the weights
     factor[r] = higher ? before - top[r] : 0.0f;
     if (higher) {
-      row_max[r] = top[r] + shift;
+      row_max[r] = top[r] + strip.shift[r];
       moved = true;
     } else {
       top[r] = before;
@@ -157,6 +191,28 @@ struct Scratch {
   }
 };
 
+// Adds a scored strip to the rows' state: the online softmax. `top` are the maxima in tile units.
+template <class St>
+inline void AddStrip(const Strip& strip, const Scratch<St>& scratch, int first, float* top,
+                     int64_t dim, const typename St::Dot::Elem* values) {
+  using Dot = typename St::Dot;
+  using S = typename St::Simd;
+  float factor[kStripRows + 16];
+  float* o = scratch.o + first * dim;
+  if (MoveMaxima<S>(strip, top, scratch.rows.max + first, factor)) {
+    for (int r = 0; r < strip.rows; ++r) {
+      scratch.rows.sum[first + r] *= factor[r];
+      const typename S::Vec by = S::Set1(factor[r]);
+      for (int64_t d = 0; d < dim; d += S::kLanes) {
+        S::Store(o + r * dim + d, S::Mul(S::Load(o + r * dim + d), by));
+      }
+    }
+  }
+  WeightStrip<Dot>(strip, scratch.s, top, scratch.weights, scratch.rows.sum + first);
+  MultiplyPanel<Dot, true>(strip.rows, strip.columns, kKeyBlock, dim, scratch.weights, kKeyBlock,
+                           values, o, dim);
+}
+
 // One strip against one tile whose panels are in operand type.
 template <class St>
 void VisitStrip(const TileRange& range, const Scratch<St>& scratch, int first, int rows,
@@ -180,13 +236,14 @@ void VisitStrip(const TileRange& range, const Scratch<St>& scratch, int first, i
   }
   const bool left = strip.first_key + kKeyBlock - 1 <= strip.first_row;
   const bool right = strip.first_key >= strip.first_row + rows - 1;
-  strip.row_step = left ? -range.slope : right ? range.slope : 0.0f;
+  const float row_step = left ? -range.slope : right ? range.slope : 0.0f;
+  for (int r = 0; r < rows; ++r) strip.shift[r] = row_step * static_cast<float>(r);
 
   const int64_t width = kChunk<S>;
   const int64_t columns = (strip.columns + width - 1) / width * width;
   MultiplyPanel<Dot, false>(rows, dim, dim, columns, scratch.q + first * dim, dim, keys, scratch.s,
                             kKeyBlock);
-  float top[kStripRows], factor[kStripRows + 16];
+  float top[kStripRows];
   if (left || right) {
     masked ? ScoreStrip<S, false, true>(strip, scratch.s, top)
            : ScoreStrip<S, false, false>(strip, scratch.s, top);
@@ -194,24 +251,46 @@ void VisitStrip(const TileRange& range, const Scratch<St>& scratch, int first, i
     masked ? ScoreStrip<S, true, true>(strip, scratch.s, top)
            : ScoreStrip<S, true, false>(strip, scratch.s, top);
   }
-  float* o = scratch.o + first * dim;
-  if (MoveMaxima<S>(strip, top, scratch.rows.max + first, factor)) {
-    for (int r = 0; r < rows; ++r) {
-      scratch.rows.sum[first + r] *= factor[r];
-      const typename S::Vec by = S::Set1(factor[r]);
-      for (int64_t d = 0; d < dim; d += S::kLanes) {
-        S::Store(o + r * dim + d, S::Mul(S::Load(o + r * dim + d), by));
-      }
-    }
-  }
-  WeightStrip<Dot>(strip, scratch.s, top, scratch.weights, scratch.rows.sum + first);
-  MultiplyPanel<Dot, true>(rows, strip.columns, kKeyBlock, dim, scratch.weights, kKeyBlock, values,
-                           o, dim);
+  AddStrip<St>(strip, scratch, first, top, dim, values);
 }
 
+// One strip of gathered rows against one tile; `positions` are those of the tile's 64 keys, the
+// last one repeated where the sequence ends before.
 template <class St>
-void VisitTile(const TileRange& range, const Scratch<St>& scratch, const typename St::Elem* kv,
-               int64_t tile) {
+void VisitGatheredStrip(const TileRange& range, const GatheredBlock& block,
+                        const Scratch<St>& scratch, int first, int rows, int columns,
+                        const int32_t* positions, const typename St::Dot::Elem* keys,
+                        const typename St::Dot::Elem* values) {
+  using Dot = typename St::Dot;
+  using S = typename St::Simd;
+  const int64_t dim = range.head_dim;
+  const int32_t* row = block.rows + first;
+  const int32_t* nearest = block.places.nearest + first;
+  Strip strip;
+  strip.rows = rows;
+  strip.columns = columns;
+  strip.slope = range.slope;
+  strip.scale = range.scale;
+  const bool left = positions[kKeyBlock - 1] <= row[0];
+  const bool apart = left || positions[0] >= row[rows - 1];
+  const int32_t edge = left ? positions[kKeyBlock - 1] : positions[0];
+  for (int r = 0; apart && r < rows; ++r) {
+    const int32_t beyond = (left ? row[r] - edge : edge - row[r]) - nearest[r];
+    strip.shift[r] = -range.slope * static_cast<float>(beyond);
+  }
+  const int64_t width = kChunk<S>;
+  MultiplyPanel<Dot, false>(rows, dim, dim, (columns + width - 1) / width * width,
+                            scratch.q + first * dim, dim, keys, scratch.s, kKeyBlock);
+  float top[kStripRows];
+  apart ? ScoreGatheredStrip<S, false>(strip, positions, edge, row, nearest, scratch.s, top)
+        : ScoreGatheredStrip<S, true>(strip, positions, edge, row, nearest, scratch.s, top);
+  AddStrip<St>(strip, scratch, first, top, dim, values);
+}
+
+// Calls visit(first row, rows, key panel, value panel) for every strip of the block.
+template <class St, class Visit>
+inline void ForEachStrip(const TileRange& range, const Scratch<St>& scratch,
+                         const typename St::Elem* kv, int64_t tile, const Visit& visit) {
   const int64_t dim = range.head_dim;
   const typename St::Elem* block = kv + tile * BlockElements(dim);
   const typename St::Dot::Elem* keys;
@@ -226,9 +305,35 @@ void VisitTile(const TileRange& range, const Scratch<St>& scratch, const typenam
   }
   for (int first = 0; first < range.rows; first += kStripRows) {
     const int left = range.rows - first;
-    VisitStrip<St>(range, scratch, first, left < kStripRows ? left : kStripRows, tile, keys,
-                   keys + kKeyBlock * dim);
+    visit(first, left < kStripRows ? left : kStripRows, keys, keys + kKeyBlock * dim);
   }
+}
+
+template <class St>
+void VisitTile(const TileRange& range, const Scratch<St>& scratch, const typename St::Elem* kv,
+               int64_t tile) {
+  using Elem = typename St::Dot::Elem;
+  ForEachStrip<St>(range, scratch, kv, tile,
+                   [&](int first, int rows, const Elem* keys, const Elem* values) {
+                     VisitStrip<St>(range, scratch, first, rows, tile, keys, values);
+                   });
+}
+
+template <class St>
+void VisitGatheredTile(const TileRange& range, const GatheredBlock& block,
+                       const Scratch<St>& scratch, const typename St::Elem* kv, int64_t tile) {
+  using Elem = typename St::Dot::Elem;
+  const int64_t key = tile * kKeyBlock;
+  const int columns = static_cast<int>(Min(kKeyBlock, range.tokens - key));
+  int32_t positions[kKeyBlock];
+  for (int c = 0; c < kKeyBlock; ++c) {
+    positions[c] = block.keys[key + (c < columns ? c : columns - 1)];
+  }
+  ForEachStrip<St>(range, scratch, kv, tile,
+                   [&](int first, int rows, const Elem* keys, const Elem* values) {
+                     VisitGatheredStrip<St>(range, block, scratch, first, rows, columns, positions,
+                                            keys, values);
+                   });
 }
 
 // Copies the block's queries into scratch and clears its state; with `centre`, also the norms.
@@ -275,29 +380,70 @@ void StoreOutputs(const TileRange& range, const Scratch<St>& scratch, int64_t st
   }
 }
 
+// One block of query rows of one head, at `rows`.
+template <class St>
+inline void AttendBlock(const AttentionProblem& p, const AttentionUnit& unit, int32_t head,
+                        int32_t kv_head, int64_t first_row, const Scratch<St>& scratch,
+                        typename St::Elem* rows, AttentionStats* stats) {
+  using S = typename St::Simd;
+  const int64_t stride = int64_t{p.num_heads} * p.head_dim;
+  const auto* kv =
+      static_cast<const typename St::Elem*>(p.kv) + KvBlockOffset(p, unit.sequence, kv_head, 0);
+  TileRange range = MakeRange(p, unit.sequence, head, kv_head, first_row, unit.query_end);
+  LoadQueries<St>(rows, stride, range.centre, range, scratch);
+  LimitByNorms(p, scratch.rows, &range, stats);
+  ForEachTile(
+      range,
+      [&](int64_t tile, bool left) { return MayStopByRuleB<S>(range, scratch.rows, tile, left); },
+      [&](int64_t tile) {
+        VisitTile<St>(range, scratch, kv, tile);
+        ++stats->tiles_computed;
+      });
+  stats->tiles_dense += range.dense_tiles;
+  StoreOutputs<St>(range, scratch, stride, rows);
+}
+
+// The same where queries and keys are gathered tokens.
+template <class St>
+inline void AttendGatheredBlock(const AttentionProblem& p, const AttentionUnit& unit, int32_t head,
+                                int32_t kv_head, int64_t first_row, const Scratch<St>& scratch,
+                                typename St::Elem* rows, AttentionStats* stats) {
+  using S = typename St::Simd;
+  const int64_t stride = int64_t{p.num_heads} * p.head_dim;
+  const auto* kv =
+      static_cast<const typename St::Elem*>(p.kv) + KvBlockOffset(p, unit.sequence, kv_head, 0);
+  GatheredBlock block;
+  const TileRange range =
+      MakeGatheredRange(p, unit.sequence, head, kv_head, first_row, unit.query_end, &block);
+  LoadQueries<St>(rows, stride, range.centre, range, scratch);
+  LimitByPositions(p, range, scratch.rows, &block, stats);
+  ForEachTile(
+      range,
+      [&](int64_t tile, bool left) {
+        return MayStopByRuleC<S>(range, block, scratch.rows, tile, left);
+      },
+      [&](int64_t tile) {
+        VisitGatheredTile<St>(range, block, scratch, kv, tile);
+        ++stats->tiles_computed;
+      });
+  stats->tiles_dense += range.dense_tiles;
+  StoreOutputs<St>(range, scratch, stride, rows);
+}
+
 template <class St>
 void AttendImpl(const AttentionProblem& p, const AttentionUnit& unit, void* memory,
                 AttentionStats* stats) {
   const Scratch<St> scratch(memory, p.head_dim);
   const int64_t begin = p.cu_seqlens[unit.sequence];
-  const int64_t stride = static_cast<int64_t>(p.num_heads) * p.head_dim;
   for (int32_t head = unit.head_begin; head < unit.head_end; ++head) {
     const int32_t kv_head =
         static_cast<int32_t>(static_cast<int64_t>(head) * p.num_kv_heads / p.num_heads);
-    const auto* kv =
-        static_cast<const typename St::Elem*>(p.kv) + KvBlockOffset(p, unit.sequence, kv_head, 0);
     for (int64_t i = unit.query_begin; i < unit.query_end; i += kQueryBlock) {
-      TileRange range = MakeRange(p, unit.sequence, head, kv_head, i, unit.query_end);
-      typename St::Elem* rows =
-          static_cast<typename St::Elem*>(p.q) + (begin + i) * stride + head * p.head_dim;
-      LoadQueries<St>(rows, stride, range.centre, range, scratch);
-      LimitByNorms<typename St::Simd>(p, scratch.rows, &range, stats);
-      ForEachTile<typename St::Simd>(range, scratch.rows, [&](int64_t tile) {
-        VisitTile<St>(range, scratch, kv, tile);
-        ++stats->tiles_computed;
-      });
-      stats->tiles_dense += range.dense_tiles;
-      StoreOutputs<St>(range, scratch, stride, rows);
+      auto* rows =
+          static_cast<typename St::Elem*>(p.q) + ((begin + i) * p.num_heads + head) * p.head_dim;
+      p.cu_seqlens_k == nullptr
+          ? AttendBlock<St>(p, unit, head, kv_head, i, scratch, rows, stats)
+          : AttendGatheredBlock<St>(p, unit, head, kv_head, i, scratch, rows, stats);
     }
   }
 }

@@ -105,10 +105,9 @@ inline void MqaStrip(const MqaPartialArgs& args, const MqaScratch& scratch,
                      const typename Dot::Panel* values) {
   using S = typename Dot::Simd;
   const int64_t dim = args.keys.head_dim;
-  Strip strip;
+  Strip strip = {};
   strip.rows = rows;
   strip.columns = columns;
-  strip.row_step = 0;
   const int64_t padded = RoundUp(columns, kChunk<S>);
   MultiplyPanel<Dot, false>(rows, dim, dim, padded, q + first_row * dim, dim, keys, scratch.scores,
                             kKeyBlock);

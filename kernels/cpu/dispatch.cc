@@ -15,6 +15,10 @@ float RuleBConstant(float slope, float epsilon) {
   return static_cast<float>(std::log(2.0 / (geometric * epsilon)) + 0.02);
 }
 
+float RuleCConstant(float epsilon) {
+  return static_cast<float>(std::log(2.0 / static_cast<double>(epsilon)) + 0.02);
+}
+
 #if defined(LONGDOC_X86_KERNELS)
 
 namespace {

@@ -6,8 +6,9 @@
 //
 // kv:     slot-major per sequence: ((SlotBase·Hk) + kv_head·blocks + block) · (K panel | V panel),
 //         each panel 64·D elements of `storage`, in an order that belongs to the instruction set.
-// bounds: per (sequence, kv head) a header and the centre c[D], then per (kv head, block) two
-// norms.
+// bounds: per (sequence, kv head) a header and the centre c[D]; then per (kv head, block) two
+// norms; then, for gathered tokens, per (sequence, head) the position sums of every key, left and
+// right.
 //
 // This header is compiled under several instruction-set flags. Its functions therefore have
 // internal linkage: an inline function shared between those objects could be resolved to a copy
@@ -76,6 +77,14 @@ inline int64_t BoundsNormOffset(const AttentionProblem& p, int64_t sequence, int
   const int64_t blocks = Blocks(KeyCount(p, sequence));
   return p.num_sequences * p.num_kv_heads * (kBoundHeader + p.head_dim) +
          2 * (SlotBase(begin, sequence) * p.num_kv_heads + kv_head * blocks);
+}
+
+// Float offset in `bounds` of the position sums of a (sequence, head): one float per key for the
+// left side, then one per key for the right side (gathered.h).
+inline int64_t PositionSumsOffset(const AttentionProblem& p, int64_t sequence, int64_t head) {
+  const int64_t slots = SlotCount(KeyOffsets(p)[p.num_sequences], p.num_sequences);
+  return p.num_kv_heads * (p.num_sequences * (kBoundHeader + p.head_dim) + 2 * slots) +
+         2 * (KeyOffsets(p)[sequence] * p.num_heads + head * KeyCount(p, sequence));
 }
 
 }  // namespace

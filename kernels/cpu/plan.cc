@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <limits>
 #include <tuple>
 
 #include "kernels/cpu/layout.h"
@@ -6,6 +7,8 @@
 
 namespace longdoc::kernels {
 namespace {
+
+constexpr int64_t kEverything = std::numeric_limits<int64_t>::max();
 
 // The bound that the prediction assumes: queries are not looked at before Attend.
 constexpr float kTypicalBound = 20.0f;
@@ -30,6 +33,25 @@ double PredictTiles(const AttentionProblem& p, int64_t tokens, int64_t begin, in
   return tiles;
 }
 
+// The same for gathered tokens: the tiles of keys within `reach` of the rows' own positions.
+double PredictGatheredTiles(const AttentionProblem& p, int64_t sequence, int64_t begin, int64_t end,
+                            int64_t reach) {
+  const int32_t* keys = p.k_positions + p.cu_seqlens_k[sequence];
+  const int32_t* keys_end = keys + KeyCount(p, sequence);
+  const int32_t* rows = p.q_positions + p.cu_seqlens[sequence];
+  const int64_t side = std::min<int64_t>(reach, std::numeric_limits<int32_t>::max());
+  double tiles = 0;
+  for (int64_t i = begin; i < end; i += kQueryBlock) {
+    const int64_t low = rows[i] - side, high = rows[std::min(end, i + kQueryBlock) - 1] + side;
+    const int64_t first = std::lower_bound(keys, keys_end, low) - keys;
+    const int64_t last = std::upper_bound(keys, keys_end, high) - keys;
+    // The tile of the nearest key is visited however far it is.
+    tiles +=
+        static_cast<double>(std::max<int64_t>(CeilDiv(last, kKeyBlock) - first / kKeyBlock, 1));
+  }
+  return tiles;
+}
+
 }  // namespace
 
 std::vector<AttentionUnit> PlanUnits(const AttentionProblem& p, int64_t rows_per_unit) {
@@ -38,11 +60,12 @@ std::vector<AttentionUnit> PlanUnits(const AttentionProblem& p, int64_t rows_per
   for (int64_t s = 0; s < p.num_sequences; ++s) {
     const int64_t tokens = p.cu_seqlens[s + 1] - p.cu_seqlens[s];
     if (tokens == 0) continue;
-    const bool is_short = tokens <= kShortSequence;
+    const bool gathered = p.cu_seqlens_k != nullptr;
+    const bool is_short = std::max(tokens, KeyCount(p, s)) <= kShortSequence;
     const int32_t heads = is_short ? p.num_heads : 1;
     for (int32_t h = 0; h < p.num_heads; h += heads) {
       const int64_t reach =
-          is_short ? tokens : SkipDistance(p.skip, p.slopes[h], kTypicalBound, p.epsilon);
+          is_short ? kEverything : SkipDistance(p.skip, p.slopes[h], kTypicalBound, p.epsilon);
       for (int64_t i = 0; i < tokens; i += is_short ? tokens : rows) {
         AttentionUnit unit;
         unit.sequence = s;
@@ -50,7 +73,8 @@ std::vector<AttentionUnit> PlanUnits(const AttentionProblem& p, int64_t rows_per
         unit.query_end = is_short ? tokens : std::min(tokens, i + rows);
         unit.head_begin = h;
         unit.head_end = h + heads;
-        unit.cost = heads * PredictTiles(p, tokens, i, unit.query_end, reach);
+        unit.cost = heads * (gathered ? PredictGatheredTiles(p, s, i, unit.query_end, reach)
+                                      : PredictTiles(p, tokens, i, unit.query_end, reach));
         units.push_back(unit);
       }
     }

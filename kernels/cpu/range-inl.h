@@ -1,5 +1,6 @@
-// Which key tiles a block of queries visits, in which order, and when it may stop. The proofs of
-// the two rules are in docs/attention.md.
+// Which key tiles a block of queries visits, in which order, and when it may stop, where keys lie
+// side by side (for gathered ones: gathered-inl.h). The proofs of rules A and B are in
+// docs/attention.md.
 #pragma once
 
 #include <cstdint>
@@ -170,6 +171,21 @@ inline void SetLists(const AttentionProblem& p, int64_t sequence, TileRange* ran
   }
 }
 
+// What Bound left for this range, where there is anything to skip.
+inline void SetNorms(const AttentionProblem& p, int64_t sequence, int32_t kv_head,
+                     TileRange* range) {
+  if (p.skip == SkipMode::kDense || range->tokens <= kShortSequence) return;
+  const float* bounds = static_cast<const float*>(p.bounds);
+  const float* record = bounds + BoundsRecordOffset(p, sequence, kv_head);
+  range->centre = record + kBoundHeader;
+  range->left_norms = bounds + BoundsNormOffset(p, sequence, kv_head);
+  range->right_norms = range->left_norms + range->tiles;
+  range->centred_norm = record[kBoundCentredNorm];
+  // Rounding of fp32 dot products, with margin; it scales with the norms before centring.
+  range->slack_norm = record[kBoundRawNorm] * static_cast<float>(p.head_dim) * 0x1p-20f;
+  if (record[kBoundFinite] == 0.0f) range->centred_norm = __builtin_inff();
+}
+
 // The range as the mask allows it, before any skipping.
 inline TileRange MakeRange(const AttentionProblem& p, int64_t sequence, int32_t head,
                            int32_t kv_head, int64_t first_row, int64_t row_end) {
@@ -198,33 +214,28 @@ inline TileRange MakeRange(const AttentionProblem& p, int64_t sequence, int32_t 
     if (last_row >= range.globals) range.prefix_tiles = Blocks(range.globals);
   }
   if (p.mask.block_row_offsets != nullptr) SetLists(p, sequence, &range);
-  if (p.skip != SkipMode::kDense && range.tokens > kShortSequence) {
-    const float* bounds = static_cast<const float*>(p.bounds);
-    const float* record = bounds + BoundsRecordOffset(p, sequence, kv_head);
-    range.centre = record + kBoundHeader;
-    range.left_norms = bounds + BoundsNormOffset(p, sequence, kv_head);
-    range.right_norms = range.left_norms + range.tiles;
-    range.centred_norm = record[kBoundCentredNorm];
-    // Rounding of fp32 dot products, with margin; it scales with the norms before centring.
-    range.slack_norm = record[kBoundRawNorm] * static_cast<float>(p.head_dim) * 0x1p-20f;
-    if (record[kBoundFinite] == 0.0f) range.centred_norm = __builtin_inff();
-  }
+  SetNorms(p, sequence, kv_head, &range);
   return range;
 }
 
-// Rule A: narrows the range by the norms of the block's queries, and prepares rule B.
-template <class S>
-inline void LimitByNorms(const AttentionProblem& p, const RowState& rows, TileRange* range,
-                         AttentionStats* stats) {
-  if (range->centre == nullptr) return;
+// B of a block of queries: infinity when something is not finite. For ranges with norms.
+inline float BlockBound(const TileRange& range, const RowState& rows, AttentionStats* stats) {
   float norm = 0, poison = 0;
-  for (int r = 0; r < range->rows; ++r) {
+  for (int r = 0; r < range.rows; ++r) {
     poison += rows.norm[r] * 0.0f + rows.centre_dot[r] * 0.0f;
     if (rows.norm[r] > norm) norm = rows.norm[r];
   }
-  float bound = norm * (range->centred_norm + range->slack_norm);
+  float bound = norm * (range.centred_norm + range.slack_norm);
   if (poison != 0.0f || !(bound <= 3.0e38f)) bound = __builtin_inff();
   if (bound > stats->max_bound) stats->max_bound = bound;
+  return bound;
+}
+
+// Rule A: narrows the range by the norms of the block's queries, and prepares rule B.
+inline void LimitByNorms(const AttentionProblem& p, const RowState& rows, TileRange* range,
+                         AttentionStats* stats) {
+  if (range->centre == nullptr) return;
+  const float bound = BlockBound(*range, rows, stats);
   if (bound == __builtin_inff()) return;
   range->rule_b = p.skip == SkipMode::kTolerance && range->slope > 0;
   range->rule_b_constant = range->rule_b ? RuleBConstant(range->slope, p.epsilon) : 0.0f;
@@ -242,9 +253,17 @@ inline void LimitByNorms(const AttentionProblem& p, const RowState& rows, TileRa
   }
 }
 
+// At most the logarithm of exp(max)·sum of the rows from r on. log2(1 + f) >= f: reading the bits
+// of the sum as a number bounds its logarithm from below.
+template <class S>
+inline typename S::Vec LogSumAtLeast(const RowState& rows, int r) {
+  const typename S::Vec log_unit = S::Set1(8.2629582881927490e-8f);  // ln 2 / 2^23
+  return S::Fma(S::ExponentBits(S::Load(rows.sum + r)), log_unit, S::Load(rows.max + r));
+}
+
 // Rule B: whether `tile` and everything beyond it on its side (`left` or right) may be left out.
 template <class S>
-inline bool MayStop(const TileRange& range, const RowState& rows, int64_t tile, bool left) {
+inline bool MayStopByRuleB(const TileRange& range, const RowState& rows, int64_t tile, bool left) {
   using Vec = typename S::Vec;
   if (!range.rule_b) return false;
   const int64_t key = left ? tile * kKeyBlock + kKeyBlock - 1 : tile * kKeyBlock;
@@ -252,24 +271,20 @@ inline bool MayStop(const TileRange& range, const RowState& rows, int64_t tile, 
   const float side_norm = (left ? range.left_norms : range.right_norms)[tile] + range.slack_norm;
   const Vec norm = S::Set1(side_norm), slope = S::Set1(range.slope);
   const Vec constant = S::Set1(range.rule_b_constant);
-  const Vec log_unit = S::Set1(8.2629582881927490e-8f);  // ln 2 / 2^23
   const Vec direction = S::Set1(left ? 1.0f : -1.0f);
   for (int r = 0; r < range.rows; r += S::kLanes) {
     const Vec row = S::Add(S::Iota(), S::Set1(static_cast<float>(r)));
     const Vec distance = S::Fma(row, direction, S::Set1(static_cast<float>(first_distance)));
     const Vec top = S::Fma(S::Load(rows.norm + r), norm, S::Load(rows.centre_dot + r));
     const Vec mass = S::Add(S::Fnma(slope, distance, top), constant);
-    // log2(1 + f) >= f: reading the bits of the sum as a number bounds its logarithm from below.
-    const Vec log_sum =
-        S::Fma(S::ExponentBits(S::Load(rows.sum + r)), log_unit, S::Load(rows.max + r));
-    if (!S::All(S::Ge(log_sum, mass))) return false;
+    if (!S::All(S::Ge(LogSumAtLeast<S>(rows, r), mass))) return false;
   }
   return true;
 }
 
-// Visits the diagonal, then left and right in turn, outward.
-template <class S, class Visit>
-inline void ForEachTile(const TileRange& range, const RowState& rows, const Visit& visit) {
+// Visits the diagonal, then left and right in turn, outward, each until may_stop(tile, is_left).
+template <class MayStop, class Visit>
+inline void ForEachTile(const TileRange& range, const MayStop& may_stop, const Visit& visit) {
   for (int64_t tile = range.diagonal_begin; tile < range.diagonal_end; ++tile) {
     if (!range.listed || IsListed(range, 0, tile) || IsListed(range, 1, tile)) visit(tile);
   }
@@ -277,12 +292,12 @@ inline void ForEachTile(const TileRange& range, const RowState& rows, const Visi
   while (left >= 0 || right >= 0) {
     if (left >= 0) {
       left = NextLeft(range, left);
-      if (left >= 0 && MayStop<S>(range, rows, left, true)) left = -1;
+      if (left >= 0 && may_stop(left, true)) left = -1;
       if (left >= 0) visit(left--);
     }
     if (right >= 0) {
       right = NextRight(range, right);
-      if (right >= 0 && MayStop<S>(range, rows, right, false)) right = -1;
+      if (right >= 0 && may_stop(right, false)) right = -1;
       if (right >= 0) visit(right++);
     }
   }

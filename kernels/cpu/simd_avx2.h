@@ -45,6 +45,11 @@ struct SimdAvx2 {
     return _mm256_cvtepi32_ps(
         _mm256_sub_epi32(_mm256_castps_si256(v), _mm256_set1_epi32(0x3f800000)));
   }
+  static Vec Distance(const int32_t* p, int32_t from, int32_t less) {
+    const __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    const __m256i d = _mm256_abs_epi32(_mm256_sub_epi32(v, _mm256_set1_epi32(from)));
+    return _mm256_cvtepi32_ps(_mm256_sub_epi32(d, _mm256_set1_epi32(less)));
+  }
   static float MaxOf(Vec v) {
     __m128 m = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
     m = _mm_max_ps(m, _mm_movehl_ps(m, m));

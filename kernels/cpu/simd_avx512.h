@@ -56,6 +56,12 @@ struct SimdAvx512 {
   static Vec ExponentBits(Vec v) {
     return IntToFloat(_mm512_sub_epi32(ToBits(v), _mm512_set1_epi32(0x3f800000)));
   }
+  static Vec Distance(const int32_t* p, int32_t from, int32_t less) {
+    __m512i v;
+    std::memcpy(&v, p, sizeof(v));
+    const __m512i d = _mm512_abs_epi32(_mm512_sub_epi32(v, _mm512_set1_epi32(from)));
+    return IntToFloat(_mm512_sub_epi32(d, _mm512_set1_epi32(less)));
+  }
   static float MaxOf(Vec v) {
     const __m256 m = _mm256_max_ps(LowHalf(v), HighHalf(v));
     __m128 n = _mm_max_ps(_mm256_castps256_ps128(m), _mm256_extractf128_ps(m, 1));

@@ -61,6 +61,14 @@ struct SimdPortable {
     const Mask m = (Mask)v - 0x3f800000;
     return __builtin_convertvector(m, Vec);
   }
+  // |p[l] − from| − less per lane, exact in integers and then rounded once; p[l] and from >= 0.
+  static Vec Distance(const int32_t* p, int32_t from, int32_t less) {
+    Mask v;
+    std::memcpy(&v, p, sizeof(v));
+    v -= from;
+    v = v < 0 ? -v : v;
+    return __builtin_convertvector(v - less, Vec);
+  }
   static float MaxOf(Vec v) {
     const float a = v[0] > v[1] ? v[0] : v[1], b = v[2] > v[3] ? v[2] : v[3];
     return a > b ? a : b;

@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "kernels/attention.h"
+#include "kernels/cpu/gathered.h"
 #include "kernels/cpu/layout.h"
 #include "kernels/cpu/math-inl.h"
 
@@ -259,6 +260,14 @@ void BoundImpl(const AttentionProblem& p, int64_t sequence, int32_t kv_head) {
   record[kBoundRawNorm] = raw_max * inflate;
   const float check = S::SumOf(poison) + running * 0.0f + raw_max * 0.0f;
   record[kBoundFinite] = check == 0.0f ? 1.0f : 0.0f;
+  if (p.cu_seqlens_k == nullptr || p.skip == SkipMode::kExact) return;
+  const int32_t group = p.num_heads / p.num_kv_heads;
+  for (int32_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
+    if (!(p.slopes[head] > 0)) continue;
+    float* sums = static_cast<float*>(p.bounds) + PositionSumsOffset(p, sequence, head);
+    PositionSums(p.k_positions + KeyOffsets(p)[sequence], tokens, p.slopes[head], sums,
+                 sums + tokens);
+  }
 }
 
 }  // namespace

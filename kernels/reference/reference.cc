@@ -10,6 +10,11 @@
 namespace longdoc::kernels::reference {
 namespace {
 
+// Where token i of a sequence stands: gathered tokens say so, others stand side by side.
+int64_t Position(const int32_t* positions, int64_t begin, int64_t i) {
+  return positions != nullptr ? positions[begin + i] : i;
+}
+
 // Whether query i sees key j of a sequence whose block-list rows start at `first_list_row`.
 bool Allowed(const AttentionMask& mask, int64_t first_list_row, int64_t i, int64_t j) {
   if (mask.causal && j > i) return false;
@@ -50,29 +55,34 @@ void Attention(const AttentionProblem& p, const float* q, const float* k, const 
                float* o) {
   const int64_t heads = p.num_heads, kv_heads = p.num_kv_heads, dim = p.head_dim;
   int64_t first_list_row = 0;
+  const int64_t* key_offsets = p.cu_seqlens_k != nullptr ? p.cu_seqlens_k : p.cu_seqlens;
   for (int64_t s = 0; s < p.num_sequences; ++s) {
     const int64_t begin = p.cu_seqlens[s], n = p.cu_seqlens[s + 1] - begin;
-    std::vector<double> score(n), sum(dim);
+    const int64_t key_begin = key_offsets[s], keys = key_offsets[s + 1] - key_begin;
+    std::vector<double> score(keys), sum(dim);
     for (int64_t h = 0; h < heads; ++h) {
       const int64_t kv_head = h * kv_heads / heads;
       for (int64_t i = 0; i < n; ++i) {
         const float* qi = q + ((begin + i) * heads + h) * dim;
         double max = -std::numeric_limits<double>::infinity();
-        for (int64_t j = 0; j < n; ++j) {
+        for (int64_t j = 0; j < keys; ++j) {
           score[j] = -std::numeric_limits<double>::infinity();
           if (!Allowed(p.mask, first_list_row, i, j)) continue;
-          const float* kj = k + ((begin + j) * kv_heads + kv_head) * dim;
+          const float* kj = k + ((key_begin + j) * kv_heads + kv_head) * dim;
           double dot = 0;
           for (int64_t d = 0; d < dim; ++d) dot += static_cast<double>(qi[d]) * kj[d];
-          score[j] = dot * p.scale - static_cast<double>(p.slopes[h]) * std::abs(i - j);
+          const int64_t distance =
+              std::abs(Position(p.q_positions, begin, i) - Position(p.k_positions, key_begin, j));
+          score[j] =
+              dot * p.scale - static_cast<double>(p.slopes[h]) * static_cast<double>(distance);
           max = std::max(max, score[j]);
         }
         double total = 0;
         std::fill(sum.begin(), sum.end(), 0.0);
-        for (int64_t j = 0; j < n; ++j) {
+        for (int64_t j = 0; j < keys; ++j) {
           if (!Allowed(p.mask, first_list_row, i, j)) continue;
           const double weight = std::exp(score[j] - max);
-          const float* vj = v + ((begin + j) * kv_heads + kv_head) * dim;
+          const float* vj = v + ((key_begin + j) * kv_heads + kv_head) * dim;
           total += weight;
           for (int64_t d = 0; d < dim; ++d) sum[d] += weight * vj[d];
         }

@@ -8,9 +8,9 @@
 
 namespace longdoc::kernels::reference {
 
-// Attention over plain row-major tensors, mask and ALiBi as in attention.h, no skipping, no tiles.
-// q, o [T,H,D]; k, v [T,Hk,D]; fp32 in, double inside. Only the shape, slope, scale and mask fields
-// of `p` are read.
+// Attention over plain row-major tensors, mask, positions and ALiBi as in attention.h, no skipping,
+// no tiles. q, o [T,H,D]; k, v [Tk,Hk,D]; fp32 in, double inside. Only the shape, position, slope,
+// scale and mask fields of `p` are read.
 void Attention(const AttentionProblem& p, const float* q, const float* k, const float* v, float* o);
 
 // c[r,n] = sum_k a[r,k]·w[n,k] + bias[n]   (bias may be null; w row-major [N,K])
