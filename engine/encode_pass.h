@@ -13,6 +13,8 @@
 
 namespace longdoc {
 
+struct DecoderWeights;  // decoder_weights.h
+
 // One sequence of a packed pass; ids and spans stay the caller's until the pass is over.
 struct PassSequence {
   absl::Span<const int32_t> ids;
@@ -46,6 +48,8 @@ class EncodingModel : public Model {
   virtual absl::StatusOr<std::unique_ptr<EncodePass>> MakePass(
       Backend& backend, const AttentionPolicy& policy,
       const std::vector<PassSequence>& sequences) const = 0;
+  // Of a model that can_score_likelihood; it lives as long as the model.
+  virtual const DecoderWeights* decoder() const { return nullptr; }
 };
 
 }  // namespace longdoc
