@@ -26,6 +26,10 @@ int RunModel(const std::vector<std::string>& args);
 int RunEmbed(const std::vector<std::string>& args);
 int RunTokenize(const std::vector<std::string>& args);
 int RunPlan(const std::vector<std::string>& args);
+int RunScore(const std::vector<std::string>& args);
+int RunRank(const std::vector<std::string>& args);
+int RunGenerate(const std::vector<std::string>& args);
+int RunDocuments(const std::vector<std::string>& args);
 int RunHealth(const std::vector<std::string>& args);
 
 // Runs the command that the first word names, or prints the list of commands. `program` is what to

@@ -3,22 +3,20 @@
 
 #include <chrono>
 #include <cstdint>
-#include <cstdio>
-#include <fstream>
-#include <iostream>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "engine/base/status_macros.h"
-#include "service/tools/attention_option.h"
 #include "service/tools/command.h"
+#include "service/tools/document_options.h"
 #include "service/tools/embedder.h"
 #include "service/tools/embedder_options.h"
 #include "service/tools/input.h"
 #include "service/tools/json_lines.h"
 #include "service/tools/options.h"
+#include "service/tools/output.h"
 #include "service/tools/progress.h"
 
 namespace longdoc::tools {
@@ -37,42 +35,23 @@ constexpr char kExamples[] =
 
 struct EmbedArgs {
   EmbedderArgs embedder;
-  std::string attention = "tolerance=1e-4", encoding = "float32", overflow = "error";
-  std::string token_ids, output;
+  DocumentArgs document;
+  std::string encoding = "float32", token_ids, output;
   int64_t dimensions = 0;
   bool raw = false, token_vectors = false, quiet = false;
   EmbedOptions options;
   std::vector<std::string> paths;
 };
 
-// `--passages` and `--sentences`: every occurrence adds a granularity, in order.
-void AddGranularity(OptionParser& parser, const char* name, const char* help,
-                    PassageSpec::Kind kind, std::vector<PassageSpec>* specs) {
-  const std::string what = absl::StrCat("--", name);
-  parser.AddCustom(name, "N", help, [what, kind, specs](const std::string& text) {
-    PassageSpec spec;
-    spec.kind = kind;
-    RETURN_IF_ERROR(ParseInt(text, what, 1, INT32_MAX, &spec.size));
-    specs->push_back(spec);
-    return absl::OkStatus();
-  });
-}
-
 void DeclareOptions(OptionParser& parser, EmbedArgs* args) {
   parser.Section("What to compute");
-  AddGranularity(parser, "passages", "a vector for every N tokens; may be given several times",
-                 PassageSpec::Kind::kTokens, &args->options.passages);
-  AddGranularity(parser, "sentences", "a vector for every N sentences; likewise",
-                 PassageSpec::Kind::kSentences, &args->options.passages);
+  AddDocumentOptions(parser, &args->document);
   parser.AddFlag("token-vectors", "a vector for every token", &args->token_vectors);
   parser.AddInt("dimensions", "N", "keep the first N components; 0: all", 0, INT32_MAX,
                 &args->dimensions);
   parser.AddFlag("raw", "do not scale vectors to length 1", &args->raw);
   parser.AddChoice("encoding", {"float32", "float16", "int8", "binary"}, "of the components",
                    &args->encoding);
-  parser.AddString("attention", "POLICY", kAttentionHelp, &args->attention);
-  parser.AddChoice("overflow", {"error", "truncate-end", "truncate-start"},
-                   "what to do with a document above the limit", &args->overflow);
   parser.Section("Input and output");
   parser.AddString("token-ids", "FILE",
                    "embed these ids, separated by white space, special\ntokens included, instead "
@@ -87,65 +66,22 @@ void DeclareOptions(OptionParser& parser, EmbedArgs* args) {
 std::string Interpret(const OptionParser& parser, EmbedArgs* args) {
   std::string problem = CheckEmbedderArgs(parser, args->embedder);
   if (!problem.empty()) return problem;
-  const absl::StatusOr<AttentionPolicy> attention = ParseAttention(args->attention);
-  if (!attention.ok()) return std::string(attention.status().message());
-  if (attention->mode == AttentionMode::kDense && !args->embedder.remote.address.empty()) {
-    return "--attention dense is for --model DIR only";
-  }
+  problem =
+      InterpretDocumentArgs(args->document, !args->embedder.remote.address.empty(), &args->options);
+  if (!problem.empty()) return problem;
   if (!args->token_ids.empty() && !parser.positional().empty()) {
     return "--token-ids takes the place of PATH";
   }
-  args->options.attention = *attention;
   args->options.token_vectors = args->token_vectors;
   args->options.vector.normalize = !args->raw;
   args->options.vector.dimensions = static_cast<int32_t>(args->dimensions);
   if (args->encoding == "float16") args->options.vector.encoding = VectorEncoding::kFloat16;
   if (args->encoding == "int8") args->options.vector.encoding = VectorEncoding::kInt8;
   if (args->encoding == "binary") args->options.vector.encoding = VectorEncoding::kBinary;
-  if (args->overflow == "truncate-end") args->options.overflow = Overflow::kTruncateEnd;
-  if (args->overflow == "truncate-start") args->options.overflow = Overflow::kTruncateStart;
   args->paths = parser.positional();
   if (args->paths.empty() && args->token_ids.empty()) args->paths = {"-"};
   return "";
 }
-
-// Standard output, or a file that takes its name only once it is whole.
-class Output {
- public:
-  absl::Status Open(const std::string& path) {
-    if (path.empty()) return absl::OkStatus();
-    path_ = path;
-    file_.open(Temporary(), std::ios::binary | std::ios::trunc);
-    if (!file_) return absl::PermissionDeniedError(absl::StrCat("cannot write ", Temporary()));
-    return absl::OkStatus();
-  }
-  ~Output() {
-    if (!path_.empty() && file_.is_open()) std::remove(Temporary().c_str());
-  }
-  absl::Status Write(const std::string& line) {
-    std::ostream& stream = path_.empty() ? std::cout : file_;
-    stream << line;
-    if (stream) return absl::OkStatus();
-    return absl::DataLossError(
-        absl::StrCat("cannot write to ", path_.empty() ? "standard output" : path_));
-  }
-  absl::Status Close() {
-    if (path_.empty()) {
-      std::cout.flush();
-      return Write("");
-    }
-    file_.close();
-    if (!file_ || std::rename(Temporary().c_str(), path_.c_str()) != 0) {
-      return absl::DataLossError(absl::StrCat("cannot write ", path_));
-    }
-    return absl::OkStatus();
-  }
-
- private:
-  std::string Temporary() const { return absl::StrCat(path_, ".part"); }
-  std::string path_;
-  std::ofstream file_;
-};
 
 class PrintingSink final : public EmbedSink {
  public:

@@ -1,5 +1,4 @@
 // Embedding through a server: EmbedDocument, with the document streamed as it is read.
-#include <algorithm>
 #include <memory>
 #include <string>
 #include <thread>
@@ -10,126 +9,21 @@
 #include "longdoc/v1/model_service.grpc.pb.h"
 #include "service/tools/channel.h"
 #include "service/tools/embedder.h"
+#include "service/tools/wire.h"
 
 namespace longdoc::tools {
 namespace {
 
-constexpr size_t kChunkBytes = 64 << 10;
-constexpr size_t kChunkIds = 16 << 10;
-constexpr double kProgressSeconds = 0.25;
-
 using Stream = grpc::ClientReaderWriter<v1::EmbedDocumentRequest, v1::EmbedDocumentResponse>;
-
-absl::Status SetAttention(const AttentionPolicy& policy, v1::AttentionPolicy* out) {
-  switch (policy.mode) {
-    case AttentionMode::kTolerance:
-      out->mutable_tolerance()->set_epsilon(policy.epsilon);
-      return absl::OkStatus();
-    case AttentionMode::kExact:
-      out->mutable_exact();
-      return absl::OkStatus();
-    case AttentionMode::kWindow:
-      out->mutable_window()->set_radius(policy.window_radius);
-      out->mutable_window()->set_global_tokens(policy.num_global);
-      return absl::OkStatus();
-    case AttentionMode::kDense:
-      break;
-  }
-  return absl::InvalidArgumentError("dense attention is for measurements with --model only");
-}
-
-v1::VectorEncoding ToProto(VectorEncoding encoding) {
-  switch (encoding) {
-    case VectorEncoding::kFloat16:
-      return v1::VECTOR_ENCODING_FLOAT16;
-    case VectorEncoding::kInt8:
-      return v1::VECTOR_ENCODING_INT8;
-    case VectorEncoding::kBinary:
-      return v1::VECTOR_ENCODING_BINARY;
-    case VectorEncoding::kFloat32:
-      break;
-  }
-  return v1::VECTOR_ENCODING_FLOAT32;
-}
-
-v1::Overflow ToProto(Overflow overflow) {
-  switch (overflow) {
-    case Overflow::kTruncateEnd:
-      return v1::OVERFLOW_TRUNCATE_END;
-    case Overflow::kTruncateStart:
-      return v1::OVERFLOW_TRUNCATE_START;
-    case Overflow::kError:
-      break;
-  }
-  return v1::OVERFLOW_ERROR;
-}
 
 absl::Status FillHeader(const EmbedOptions& options, const DocumentInput& document,
                         const std::string& model, v1::DocumentHeader* header) {
-  header->set_model(model);
-  if (document.source == nullptr) {
-    header->set_declared_tokens(static_cast<int64_t>(document.ids.size()));
-  } else if (document.source->size().has_value()) {
-    header->set_declared_bytes(*document.source->size());
-  }
-  header->set_overflow(ToProto(options.overflow));
-  header->set_token_vectors(options.token_vectors);
-  header->set_progress_interval_seconds(kProgressSeconds);
   v1::VectorOptions* vector = header->mutable_vector();
   vector->set_dimensions(options.vector.dimensions);
   vector->set_normalize(options.vector.normalize);
   vector->set_encoding(ToProto(options.vector.encoding));
-  for (const PassageSpec& spec : options.passages) {
-    v1::PassageSpec* out = header->add_passages();
-    if (spec.kind == PassageSpec::Kind::kSentences) {
-      out->mutable_sentences()->set_count(static_cast<int32_t>(spec.size));
-    } else {
-      out->set_tokens(static_cast<int32_t>(spec.size));
-    }
-  }
-  return SetAttention(options.attention, header->mutable_attention());
+  return FillDocumentHeader(options, document, model, header);
 }
-
-// Writes chunks until the source ends. OK also when the stream breaks: then the call's own status
-// says why. Blocks while the server does not read.
-absl::Status SendContent(DocumentInput& document, Stream& stream) {
-  v1::EmbedDocumentRequest request;
-  v1::DocumentChunk* chunk = request.mutable_chunk();
-  if (document.source != nullptr) {
-    int64_t offset = 0;
-    while (true) {
-      RETURN_IF_ERROR(document.source->Read(kChunkBytes, chunk->mutable_text()));
-      if (chunk->text().empty()) return absl::OkStatus();
-      chunk->set_offset(offset);
-      offset += static_cast<int64_t>(chunk->text().size());
-      if (!stream.Write(request)) return absl::OkStatus();
-    }
-  }
-  for (size_t begin = 0; begin < document.ids.size(); begin += kChunkIds) {
-    const size_t end = std::min(begin + kChunkIds, document.ids.size());
-    chunk->set_offset(static_cast<int64_t>(begin));
-    chunk->mutable_token_ids()->mutable_ids()->Assign(
-        document.ids.begin() + static_cast<std::ptrdiff_t>(begin),
-        document.ids.begin() + static_cast<std::ptrdiff_t>(end));
-    if (!stream.Write(request)) return absl::OkStatus();
-  }
-  return absl::OkStatus();
-}
-
-VectorEncoding FromProto(v1::VectorEncoding encoding) {
-  switch (encoding) {
-    case v1::VECTOR_ENCODING_FLOAT16:
-      return VectorEncoding::kFloat16;
-    case v1::VECTOR_ENCODING_INT8:
-      return VectorEncoding::kInt8;
-    case v1::VECTOR_ENCODING_BINARY:
-      return VectorEncoding::kBinary;
-    default:
-      return VectorEncoding::kFloat32;
-  }
-}
-
-ByteRange FromProto(const v1::ByteRange& range) { return {range.begin(), range.end()}; }
 
 void SetVector(v1::Vector* in, VectorRecord* record) {
   record->encoding = FromProto(in->encoding());
@@ -144,7 +38,7 @@ absl::Status OnPassages(v1::PassageVectors* passages, EmbedSink& sink) {
     record.kind = VectorKind::kPassage;
     record.granularity = passage.granularity();
     record.index = passage.index();
-    record.tokens = {passage.tokens().begin(), passage.tokens().end()};
+    record.tokens = FromProto(passage.tokens());
     record.bytes = FromProto(passage.bytes());
     SetVector(passage.mutable_vector(), &record);
     RETURN_IF_ERROR(sink.OnVector(record));
@@ -173,25 +67,6 @@ absl::Status OnTokens(const v1::TokenVectors& tokens, EmbedSink& sink) {
     RETURN_IF_ERROR(sink.OnVector(record));
   }
   return absl::OkStatus();
-}
-
-void OnProgress(const v1::Progress& in, EmbedSink& sink) {
-  EmbedProgress out;
-  out.tokens = in.tokens_received();
-  out.seconds_left = in.expected_seconds_left();
-  out.fraction = -1;
-  switch (in.stage()) {
-    case v1::Progress::STAGE_QUEUED:
-      out.stage = "waiting";
-      break;
-    case v1::Progress::STAGE_ENCODING:
-      out.stage = "encoding";
-      out.fraction = in.fraction_encoded();
-      break;
-    default:
-      out.stage = "sending";
-  }
-  sink.OnProgress(out);
 }
 
 absl::Status OnResult(v1::EmbedDocumentResult* result, EmbedSink& sink, EmbedSummary* summary) {
@@ -234,7 +109,11 @@ absl::StatusOr<EmbedSummary> RemoteEmbedder::Embed(const EmbedOptions& options,
   absl::Status sent;
   std::thread sender([&] {
     if (!stream->Write(header)) return;
-    sent = SendContent(document, *stream);
+    v1::EmbedDocumentRequest request;
+    sent = SendContent(document, [&](v1::DocumentChunk& chunk) {
+      request.mutable_chunk()->Swap(&chunk);
+      return stream->Write(request);
+    });
     if (sent.ok()) stream->WritesDone();
     // The source failed: the document must not look complete. (Interrupted: the call is over.)
     if (!sent.ok() && !absl::IsCancelled(sent)) context.TryCancel();
@@ -243,7 +122,7 @@ absl::StatusOr<EmbedSummary> RemoteEmbedder::Embed(const EmbedOptions& options,
   absl::Status received;
   v1::EmbedDocumentResponse response;
   while (received.ok() && stream->Read(&response)) {
-    if (response.has_progress()) OnProgress(response.progress(), sink);
+    if (response.has_progress()) sink.OnProgress(FromProto(response.progress()));
     if (response.has_passages()) received = OnPassages(response.mutable_passages(), sink);
     if (response.has_tokens()) received = OnTokens(response.tokens(), sink);
     if (response.has_result()) received = OnResult(response.mutable_result(), sink, &summary);

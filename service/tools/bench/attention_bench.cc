@@ -12,6 +12,7 @@
 #include "kernels/cpu_kernels.h"
 #include "service/tools/attention_option.h"
 #include "service/tools/bench/bench.h"
+#include "service/tools/bench/buffers.h"
 #include "service/tools/command.h"
 
 namespace longdoc::tools {
@@ -21,7 +22,6 @@ using kernels::AttentionProblem;
 using kernels::AttentionStats;
 
 constexpr int64_t kRowsPerUnit = 128;  // as the engine cuts it
-constexpr size_t kAlignment = 64;
 
 struct AttentionArgs {
   std::vector<int64_t> tokens = {2048, 8192, 32768};
@@ -33,20 +33,6 @@ struct AttentionArgs {
 struct Timing {
   double store = 0, bound = 0, attend = 0;  // seconds
   AttentionStats stats;
-};
-
-class AlignedBuffer {
- public:
-  explicit AlignedBuffer(int64_t bytes) : storage_(static_cast<size_t>(bytes) + kAlignment) {
-    void* p = storage_.data();
-    size_t space = storage_.size();
-    data_ = std::align(kAlignment, static_cast<size_t>(bytes), p, space);
-  }
-  void* data() { return data_; }
-
- private:
-  std::vector<char> storage_;
-  void* data_;
 };
 
 // Rows [queries | keys | values] of fp32; |q| and |k| spread over [1/2, 1] of what gives the bound.
@@ -80,17 +66,6 @@ void SetPolicy(const AttentionPolicy& policy, AttentionProblem* p) {
     p->mask.window_radius = policy.window_radius;
     p->mask.num_global = policy.num_global;
   }
-}
-
-// Hands out [0, count) in pieces to all threads.
-void ParallelFor(int threads, int64_t count, int64_t piece,
-                 const std::function<void(int64_t, int64_t)>& work) {
-  std::atomic<int64_t> next{0};
-  RunOnThreads(threads, [&](int) {
-    for (int64_t i = next.fetch_add(piece); i < count; i = next.fetch_add(piece)) {
-      work(i, std::min(i + piece, count));
-    }
-  });
 }
 
 Timing RunOnce(const AttentionProblem& p, const std::vector<float>& qkv, int threads) {

@@ -20,6 +20,9 @@ int RunGemmBench(const std::vector<std::string>& args);
 int RunAttentionBench(const std::vector<std::string>& args);
 int RunEncodeBench(const std::vector<std::string>& args);
 int RunEncodeChild(const std::vector<std::string>& args);  // one length, in a process of its own
+int RunRouteBench(const std::vector<std::string>& args);
+int RunDecodeBench(const std::vector<std::string>& args);
+int RunScoreBench(const std::vector<std::string>& args);
 int RunServeBench(const std::vector<std::string>& args);
 
 // The machine and the peak rates of this run: head of every table, and `machine` in the JSON.

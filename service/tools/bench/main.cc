@@ -17,6 +17,10 @@ int main(int argc, char** argv) {
       {"gemm", "matrix products", RunGemmBench},
       {"attention", "the attention kernels alone", RunAttentionBench},
       {"encode", "documents through the engine, in-process", RunEncodeBench},
+      {"route", "choosing tokens for conditional computation, and moving their rows",
+       RunRouteBench},
+      {"decode", "multi-query attention of a decoder to a long document", RunDecodeBench},
+      {"score", "candidates against a kept document, in-process", RunScoreBench},
       {"serve", "load on a server: latencies and rate", RunServeBench},
   };
   return Dispatch("longdoc-bench",

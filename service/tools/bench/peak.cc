@@ -68,4 +68,30 @@ PeakRates MeasurePeak(int num_threads) {
   return rates;
 }
 
+double MeasureReadBandwidth(int num_threads) {
+  constexpr size_t kWords = size_t{32} << 20;  // 256 MiB in all
+  const std::vector<uint64_t> buffer(kWords, 1);
+  const size_t share = kWords / static_cast<size_t>(num_threads);
+  double best = 0;
+  for (int round = 0; round < kRounds; ++round) {
+    std::atomic<uint64_t> total{0};
+    std::vector<std::thread> threads;
+    threads.reserve(static_cast<size_t>(num_threads));
+    const Clock::time_point start = Clock::now();
+    for (int i = 0; i < num_threads; ++i) {
+      threads.emplace_back([&, i] {
+        const uint64_t* words = buffer.data() + static_cast<size_t>(i) * share;
+        uint64_t sum = 0;
+        for (size_t w = 0; w < share; ++w) sum += words[w];
+        total += sum;
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+    const size_t bytes = share * static_cast<size_t>(num_threads) * sizeof(uint64_t);
+    if (total != 0) best = std::max(best, static_cast<double>(bytes) / seconds);
+  }
+  return best;
+}
+
 }  // namespace longdoc::tools

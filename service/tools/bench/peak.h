@@ -13,6 +13,10 @@ struct PeakRates {
 // Runs for about half a second on `num_threads` threads.
 PeakRates MeasurePeak(int num_threads);
 
+// Bytes per second that `num_threads` threads read from memory together: each sums its own piece of
+// a buffer far larger than the caches; the best of some rounds. Runs for about a second.
+double MeasureReadBandwidth(int num_threads);
+
 // Register loops, one per instruction set; each returns the FLOP it did. Only for CPUs that have
 // the instructions. `sink` receives a value that depends on all of them.
 int64_t FmaLoopPortable(int64_t iterations, float* sink);
