@@ -3,10 +3,12 @@
 longdoc_add_library(session
   ${CMAKE_CURRENT_LIST_DIR}/content_order.cc
   ${CMAKE_CURRENT_LIST_DIR}/context.cc
+  ${CMAKE_CURRENT_LIST_DIR}/item_status.cc
   ${CMAKE_CURRENT_LIST_DIR}/model_info.cc
   ${CMAKE_CURRENT_LIST_DIR}/request_options.cc
   ${CMAKE_CURRENT_LIST_DIR}/response_frames.cc
   ${CMAKE_CURRENT_LIST_DIR}/score_machine.cc
+  ${CMAKE_CURRENT_LIST_DIR}/scoring.cc
   ${CMAKE_CURRENT_LIST_DIR}/stream_machine.cc
   ${CMAKE_CURRENT_LIST_DIR}/stream_session.cc
   ${CMAKE_CURRENT_LIST_DIR}/stream_work.cc

@@ -8,6 +8,7 @@
 #include "absl/strings/str_format.h"
 #include "engine/base/error_reason.h"
 #include "engine/base/status_macros.h"
+#include "service/item_status.h"
 #include "service/stream_session.h"
 
 namespace longdoc::service {
@@ -193,13 +194,7 @@ void StreamSession::OnProgress(double fraction) {
 
 void StreamSession::OnEncoded(absl::StatusOr<EncodeResult> result) {
   if (!result.ok()) {
-    absl::Status status = std::move(result).status();
-    if (ReasonOf(status).empty() && absl::IsCancelled(status)) {
-      status = WithReason(std::move(status), "CANCELLED");
-    } else if (ReasonOf(status).empty() && absl::IsDeadlineExceeded(status)) {
-      status = WithReason(std::move(status), "DEADLINE_EXCEEDED");
-    }
-    return PostEvent({.kind = Kind::kFault, .status = std::move(status)});
+    return PostEvent({.kind = Kind::kFault, .status = WithDefaultReason(result.status())});
   }
   context_.metrics.StageSeconds(Stage::kQueue, result->stats.queue_seconds);
   context_.metrics.StageSeconds(Stage::kEncode, result->stats.compute_seconds);

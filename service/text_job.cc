@@ -8,6 +8,7 @@
 #include "absl/strings/str_format.h"
 #include "engine/base/error_reason.h"
 #include "engine/base/status_macros.h"
+#include "service/item_status.h"
 #include "service/response_frames.h"
 
 namespace longdoc::service {
@@ -20,11 +21,6 @@ constexpr int64_t kFailedItemBytes = 256;    // a status with its message
 
 absl::Status Invalid(std::string message, std::string_view reason) {
   return WithReason(absl::InvalidArgumentError(message), reason);
-}
-
-bool IsLoad(const absl::Status& status) {
-  return absl::IsUnavailable(status) ||
-         (absl::IsResourceExhausted(status) && RetryDelaySecondsOf(status) >= 0);
 }
 
 }  // namespace
@@ -193,10 +189,7 @@ void TextJob::Submit() {
 }
 
 void TextJob::OnEncoded(size_t index, absl::StatusOr<EncodeResult> result) {
-  if (!result.ok() && (absl::IsCancelled(result.status()) ||
-                       absl::IsDeadlineExceeded(result.status()) || IsLoad(result.status()))) {
-    return Finish(result.status());
-  }
+  if (EndsCall(result.status())) return Finish(result.status());
   bool last;
   if (result.ok()) {
     context_.metrics.StageSeconds(Stage::kQueue, result->stats.queue_seconds);
@@ -234,15 +227,10 @@ void TextJob::FillItem(size_t index, const EncodeResult& result,
 }
 
 void TextJob::SetItemStatus(size_t index, const absl::Status& status) {
-  constexpr size_t kMaxMessageBytes = 160;
   texts_[index].failed = true;
   std::lock_guard lock(mutex_);
   if (response_ == nullptr) return;
-  v1::ItemStatus* item = response_->mutable_items(static_cast<int>(index))->mutable_status();
-  item->set_code(static_cast<int>(status.code()));
-  item->set_reason(ReasonOf(status));
-  // Our messages are ASCII: cutting them anywhere keeps them valid.
-  item->set_message(std::string(status.message()).substr(0, kMaxMessageBytes));
+  FillItemStatus(status, response_->mutable_items(static_cast<int>(index))->mutable_status());
 }
 
 void TextJob::Cancel() {
@@ -259,12 +247,7 @@ void TextJob::Finish(const absl::Status& status) {
     done = std::move(done_);
   }
   if (!status.ok()) token_->Cancel();  // the other texts' tasks
-  absl::Status final = status;
-  if (ReasonOf(final).empty()) {
-    if (absl::IsCancelled(final)) final = WithReason(final, "CANCELLED");
-    if (absl::IsDeadlineExceeded(final)) final = WithReason(final, "DEADLINE_EXCEEDED");
-  }
-  std::move(done)(final);
+  std::move(done)(WithDefaultReason(status));
 }
 
 RpcDetails TextJob::details() const {

@@ -26,11 +26,11 @@ std::string SmallVocabulary();
 // Thread-safe. Callbacks run on the thread that calls Complete, Progress or Stop.
 class FakeEngine final : public Engine {
  public:
-  explicit FakeEngine(bool with_decoder = false);
+  explicit FakeEngine(bool with_decoder = true);
   ~FakeEngine() override { Stop(); }
 
-  // The model "fake": 16 dimensions, tokenizer of SmallVocabulary, a decoder of 32 positions if so
-  // made.
+  // The model "fake": 16 dimensions, tokenizer of SmallVocabulary, a decoder of 32 positions unless
+  // made without.
   std::shared_ptr<const Model> model() const { return model_; }
 
   // The oldest task's outcome: its result, or what its token or `status` says. False: no task.
@@ -64,8 +64,8 @@ class FakeEngine final : public Engine {
   absl::StatusOr<EncodePlan> Plan(const Model& model, const EncodeShape& shape) const override;
   absl::Status Submit(EncodeTask&& task) override;
   absl::Status Submit(MaxSimTask&& task) override;
-  absl::Status Submit(ScoreTask&& task);
-  absl::Status Submit(GenerateTask&& task);
+  absl::Status Submit(ScoreTask&& task) override;
+  absl::Status Submit(GenerateTask&& task) override;
   EngineStats stats() const override;
   const EngineOptions& options() const override { return options_; }
   std::string DeviceDescription() const override { return "fake"; }
