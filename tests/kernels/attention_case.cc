@@ -4,52 +4,34 @@
 #include <atomic>
 #include <cmath>
 #include <cstdlib>
-#include <cstring>
 #include <limits>
 #include <random>
 #include <thread>
 
 #include "kernels/cpu/tables.h"
 #include "kernels/reference/reference.h"
+#include "tests/kernels/test_data.h"
 
 namespace longdoc::kernels::testing {
 namespace {
 
-// 64-byte aligned, filled with `fill`, with a guard behind that must not change.
-class Buffer {
- public:
-  Buffer(int64_t bytes, int fill) : bytes_(bytes) {
-    const int64_t size = RoundUp(bytes, 64) + 64;
-    data_ = static_cast<char*>(std::aligned_alloc(64, size));
-    std::memset(data_, fill, size);
-    std::memset(data_ + bytes, 0x5a, size - bytes);
-    size_ = size;
-  }
-  ~Buffer() { std::free(data_); }
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
-
-  void* get() const { return data_; }
-  bool GuardIntact() const {
-    return std::all_of(data_ + bytes_, data_ + size_, [](char c) { return c == 0x5a; });
-  }
-
- private:
-  char* data_;
-  int64_t bytes_, size_;
-};
-
-std::vector<int64_t> Offsets(const AttentionCase& c) {
+std::vector<int64_t> Offsets(const std::vector<int64_t>& lengths) {
   std::vector<int64_t> cu{0};
-  for (int64_t length : c.lengths) cu.push_back(cu.back() + length);
+  for (int64_t length : lengths) cu.push_back(cu.back() + length);
   return cu;
 }
 
 AttentionProblem MakeProblem(const AttentionCase& c, const std::vector<int64_t>& cu,
+                             const std::vector<int64_t>& cu_keys,
                              const std::vector<float>& slopes) {
   AttentionProblem p;
   p.num_sequences = static_cast<int64_t>(c.lengths.size());
   p.cu_seqlens = cu.data();
+  if (c.gathered) {
+    p.cu_seqlens_k = cu_keys.data();
+    p.q_positions = c.q_positions.data();
+    p.k_positions = c.k_positions.data();
+  }
   p.num_heads = c.heads;
   p.num_kv_heads = c.kv_heads;
   p.head_dim = c.dim;
@@ -64,29 +46,31 @@ AttentionProblem MakeProblem(const AttentionCase& c, const std::vector<int64_t>&
 
 float LoadElement(DType storage, const void* base, int64_t i) {
   if (storage == DType::kF32) return static_cast<const float*>(base)[i];
-  const uint32_t bits = static_cast<uint32_t>(static_cast<const uint16_t*>(base)[i]) << 16;
-  float value;
-  std::memcpy(&value, &bits, sizeof(value));
-  return value;
+  return FromBf16(static_cast<const uint16_t*>(base)[i]);
 }
 
 // Stores tiles of `store_rows` tokens, thread t every threads-th one: neighbours share key blocks.
 void Store(const CpuKernels& kernels, const AttentionProblem& p, const AttentionCase& c,
            const AttentionTensors& t, const Partition& partition) {
   const int64_t dim = c.dim, q_width = c.heads * dim, kv_width = c.kv_heads * dim;
-  const int64_t stride = q_width + 2 * kv_width + 3, step = partition.store_rows;
+  const int64_t stride = std::max(q_width, 2 * kv_width) + 3, step = partition.store_rows;
   auto work = [&](int thread) {
     std::vector<float> rows(step * stride);
     for (int64_t begin = thread * step; begin < c.tokens(); begin += partition.threads * step) {
       const int64_t count = std::min(step, c.tokens() - begin);
       for (int64_t r = 0; r < count; ++r) {
-        float* to = rows.data() + r * stride;
-        std::copy_n(t.q.data() + (begin + r) * q_width, q_width, to);
-        std::copy_n(t.k.data() + (begin + r) * kv_width, kv_width, to + q_width);
-        std::copy_n(t.v.data() + (begin + r) * kv_width, kv_width, to + q_width + kv_width);
+        std::copy_n(t.q.data() + (begin + r) * q_width, q_width, rows.data() + r * stride);
       }
       kernels.StoreQueries(p, begin, count, rows.data(), stride);
-      kernels.StoreKeysValues(p, begin, count, rows.data() + q_width, stride);
+    }
+    for (int64_t begin = thread * step; begin < c.keys(); begin += partition.threads * step) {
+      const int64_t count = std::min(step, c.keys() - begin);
+      for (int64_t r = 0; r < count; ++r) {
+        float* to = rows.data() + r * stride;
+        std::copy_n(t.k.data() + (begin + r) * kv_width, kv_width, to);
+        std::copy_n(t.v.data() + (begin + r) * kv_width, kv_width, to + kv_width);
+      }
+      kernels.StoreKeysValues(p, begin, count, rows.data(), stride);
     }
   };
   std::vector<std::thread> threads;
@@ -129,6 +113,13 @@ int64_t AttentionCase::tokens() const {
   return sum;
 }
 
+int64_t AttentionCase::keys() const {
+  if (!gathered) return tokens();
+  int64_t sum = 0;
+  for (int64_t length : key_lengths) sum += length;
+  return sum;
+}
+
 std::vector<float> DefaultSlopes(int32_t heads) {
   int32_t power = 1;
   while (power * 2 <= heads) power *= 2;
@@ -152,21 +143,21 @@ AttentionTensors RandomTensors(const AttentionCase& c, uint32_t seed, float scor
   std::normal_distribution<float> normal;
   AttentionTensors t;
   const float scale = std::sqrt(score_scale);
-  auto fill = [&](int64_t heads, float by, std::vector<float>* out) {
-    out->resize(c.tokens() * heads * c.dim);
+  auto fill = [&](int64_t rows, float by, std::vector<float>* out) {
+    out->resize(rows * c.dim);
     for (float& x : *out) x = RoundTo(c.storage, normal(generator) * by);
   };
-  fill(c.heads, scale, &t.q);
-  fill(c.kv_heads, scale, &t.k);
-  fill(c.kv_heads, 1.0f, &t.v);
+  fill(c.tokens() * c.heads, scale, &t.q);
+  fill(c.keys() * c.kv_heads, scale, &t.k);
+  fill(c.keys() * c.kv_heads, 1.0f, &t.v);
   return t;
 }
 
 AttentionResult RunKernels(const CpuKernels& kernels, const AttentionCase& c,
                            const AttentionTensors& tensors, const Partition& partition) {
-  const std::vector<int64_t> cu = Offsets(c);
+  const std::vector<int64_t> cu = Offsets(c.lengths), cu_keys = Offsets(c.key_lengths);
   const std::vector<float> slopes = c.slopes.empty() ? DefaultSlopes(c.heads) : c.slopes;
-  AttentionProblem p = MakeProblem(c, cu, slopes);
+  AttentionProblem p = MakeProblem(c, cu, cu_keys, slopes);
   const int64_t elements = c.tokens() * c.heads * c.dim;
   const Buffer q(elements * static_cast<int64_t>(SizeOf(c.storage)), 0xff);
   const Buffer kv(AttentionKvBytes(p), 0);
@@ -190,9 +181,9 @@ AttentionResult RunKernels(const CpuKernels& kernels, const AttentionCase& c,
 }
 
 std::vector<float> RunReference(const AttentionCase& c, const AttentionTensors& tensors) {
-  const std::vector<int64_t> cu = Offsets(c);
+  const std::vector<int64_t> cu = Offsets(c.lengths), cu_keys = Offsets(c.key_lengths);
   const std::vector<float> slopes = c.slopes.empty() ? DefaultSlopes(c.heads) : c.slopes;
-  const AttentionProblem p = MakeProblem(c, cu, slopes);
+  const AttentionProblem p = MakeProblem(c, cu, cu_keys, slopes);
   std::vector<float> out(tensors.q.size());
   reference::Attention(p, tensors.q.data(), tensors.k.data(), tensors.v.data(), out.data());
   return out;

@@ -21,11 +21,16 @@ struct AttentionCase {
   SkipMode skip = SkipMode::kDense;
   float epsilon = 1e-3f;
   DType storage = DType::kF32;
+  // Gathered tokens: `lengths` counts the queries, these the keys of every sequence.
+  bool gathered = false;
+  std::vector<int64_t> key_lengths;
+  std::vector<int32_t> q_positions, k_positions;
 
-  int64_t tokens() const;
+  int64_t tokens() const;  // queries
+  int64_t keys() const;
 };
 
-// q [T,H,D], k and v [T,Hk,D], already rounded to the storage type.
+// q [T,H,D], k and v [Tk,Hk,D], already rounded to the storage type.
 struct AttentionTensors {
   std::vector<float> q, k, v;
 };
