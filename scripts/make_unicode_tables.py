@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes engine/text/unicode_tables.inc: the character classes of BERT's tokenization.
+"""Writes engine/text/unicode_tables.inc: the character classes of BERT's and GPT-2's tokenization.
 
 The classes are those of the Hugging Face `tokenizers` library, found by asking the library about
 every code point, not those of a Unicode release: the library mixes tables of several releases
@@ -35,6 +35,7 @@ def load_utf8proc():
     lib = ctypes.CDLL("libutf8proc.so.2")
     lib.utf8proc_version.restype = ctypes.c_char_p
     lib.utf8proc_unicode_version.restype = ctypes.c_char_p
+    lib.utf8proc_category_string.restype = ctypes.c_char_p
     lib.utf8proc_get_property.restype = ctypes.POINTER(Utf8procProperty)
     return lib
 
@@ -78,6 +79,9 @@ def main():
 
     removed, cleaned_space, space, punct, mark, chinese = [], [], [], [], [], []
     no_nfd, no_class, lower_delta = [], [], []
+    gpt2 = pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str
+    letters, numbers = [], []
+    space_set = {cp for cp in ALL if len(split("a" + chr(cp) + "b")) == 2}
     for cp in ALL:
         c = chr(cp)
         cleaned = clean(c)
@@ -107,6 +111,15 @@ def main():
         lowered = [ord(x) for x in lower(c)]
         if lowered != [lib.utf8proc_tolower(cp)]:
             lower_delta.append((cp, lowered))
+        # GPT-2's classes: a letter joins letters to one piece, a number numbers.
+        category = lib.utf8proc_category_string(cp).decode()[0]
+        for kind, probe, newer in (("L", "a", letters), ("N", "1", numbers)):
+            joins = len(gpt2(probe + c + probe)) == 1
+            assert joins or category != kind, hex(cp)  # exceptions only add
+            if joins and category != kind:
+                newer.append(cp)
+        assert (len(gpt2("!" + c + "!")) == 1) == (
+            cp not in space_set and category not in "LN" and cp not in letters + numbers), hex(cp)
     # Both ways to say "white space" agree but for the controls that cleaning removes first.
     assert sorted(set(space) - set(removed)) == cleaned_space
 
@@ -122,6 +135,9 @@ def main():
     emit_ranges("kNotDecomposedRanges", "utf8proc decomposes these, the library does not.", no_nfd)
     emit_ranges("kClassZeroRanges", "utf8proc gives these a combining class, the library none.",
                 no_class)
+    emit_ranges("kNewLetterRanges", "Letters of Unicode 15.1 and 16, which utf8proc does not know.",
+                letters)
+    emit_ranges("kNewNumberRanges", "Numbers of Unicode 16, which utf8proc does not know.", numbers)
     print("\n// Lower case where utf8proc_tolower differs (newer letters, and U+0130).")
     print("constexpr LowerException kLowerExceptions[] = {")
     line = "   "

@@ -5,8 +5,8 @@
 
 namespace longdoc {
 
-void AddedTokens::Add(std::string_view content, int32_t id) {
-  tokens_.push_back({std::string(content), id});
+void AddedTokens::Add(std::string_view content, int32_t id, bool strip_left, bool strip_right) {
+  tokens_.push_back({std::string(content), id, strip_left, strip_right});
 }
 
 void AddedTokens::Finish() {
@@ -28,11 +28,11 @@ AddedTokens::Match AddedTokens::MatchAt(std::string_view text, bool at_end) cons
   // [low, high): the tokens that begin with text[0..depth). Unsigned order, as std::string's.
   for (size_t depth = 0; low != high; ++depth) {
     if (low->content.size() == depth) {  // the shortest sorts first
-      match = {Match::kFound, depth, low->id};
+      match = {Match::kFound, depth, low->id, low->content, low->strip_left, low->strip_right};
       if (++low == high) break;
     }
     if (depth == text.size()) {
-      if (!at_end) match = {Match::kNeedMore, 0, -1};
+      if (!at_end) match = {Match::kNeedMore, 0, -1, {}, false, false};
       break;
     }
     const uint8_t byte = static_cast<uint8_t>(text[depth]);

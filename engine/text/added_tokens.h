@@ -19,10 +19,13 @@ class AddedTokens {
     enum Kind { kNone, kNeedMore, kFound } kind = kNone;
     size_t length = 0;  // of kFound
     int32_t id = -1;
+    std::string_view content;                      // the text matched, lives as long as the set
+    bool strip_left = false, strip_right = false;  // white space around it belongs to the token
   };
 
-  // `content`: non-empty valid UTF-8.
-  void Add(std::string_view content, int32_t id);
+  // `content`: non-empty valid UTF-8. The matcher only reports the strip flags: to take the white
+  // space is the tokenizer's part.
+  void Add(std::string_view content, int32_t id, bool strip_left = false, bool strip_right = false);
   void Finish();
 
   bool empty() const { return tokens_.empty(); }
@@ -37,6 +40,7 @@ class AddedTokens {
   struct Token {
     std::string content;
     int32_t id;
+    bool strip_left, strip_right;
   };
 
   std::vector<Token> tokens_;  // sorted by content

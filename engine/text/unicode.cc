@@ -61,6 +61,40 @@ const CharClasses& CharClasses::Get() {
   return *classes;
 }
 
+PieceKinds::PieceKinds() : kinds_(0x110000, PieceKind::kOther) {
+  for (char32_t cp = 0; cp < kinds_.size(); ++cp) {
+    switch (utf8proc_category(static_cast<utf8proc_int32_t>(cp))) {
+      case UTF8PROC_CATEGORY_LU:
+      case UTF8PROC_CATEGORY_LL:
+      case UTF8PROC_CATEGORY_LT:
+      case UTF8PROC_CATEGORY_LM:
+      case UTF8PROC_CATEGORY_LO:
+        kinds_[cp] = PieceKind::kLetter;
+        break;
+      case UTF8PROC_CATEGORY_ND:
+      case UTF8PROC_CATEGORY_NL:
+      case UTF8PROC_CATEGORY_NO:
+        kinds_[cp] = PieceKind::kNumber;
+        break;
+      default:
+        break;
+    }
+  }
+  const auto set = [this](const auto& ranges, PieceKind kind) {
+    for (const CodePointRange& r : ranges) {
+      std::fill(kinds_.begin() + r.first, kinds_.begin() + r.last + 1, kind);
+    }
+  };
+  set(kNewLetterRanges, PieceKind::kLetter);
+  set(kNewNumberRanges, PieceKind::kNumber);
+  set(kSpaceRanges, PieceKind::kSpace);
+}
+
+const PieceKinds& PieceKinds::Get() {
+  static const PieceKinds* const kinds = new PieceKinds;  // never destroyed: used by threads
+  return *kinds;
+}
+
 CodePoints Decompose(char32_t cp) {
   if (cp < 0xC0 || Contains(kNotDecomposedRanges, cp)) return Single(cp);
   std::array<utf8proc_int32_t, 8> buffer;

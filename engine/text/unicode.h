@@ -1,4 +1,4 @@
-// Character classes and mappings of BERT's tokenization.
+// Character classes and mappings of BERT's and GPT-2's tokenization.
 //
 // The classes equal those of the Hugging Face tokenizers library for every code point (see
 // scripts/make_unicode_tables.py); decomposition and most lower-casing come from utf8proc.
@@ -33,6 +33,23 @@ class CharClasses {
  private:
   CharClasses();
   std::vector<uint8_t> bits_;
+};
+
+// What GPT-2's pre-tokenizer tells apart: \s, \p{L}, \p{N} and the rest.
+enum class PieceKind : uint8_t { kOther, kSpace, kLetter, kNumber };
+
+// The kind of every code point, one byte each. Immutable after construction; thread-safe.
+class PieceKinds {
+ public:
+  // The process-wide table: 1.1 MB, built at the first call (a few milliseconds).
+  static const PieceKinds& Get();
+
+  // `cp` <= 0x10FFFF.
+  PieceKind operator[](char32_t cp) const { return kinds_[cp]; }
+
+ private:
+  PieceKinds();
+  std::vector<PieceKind> kinds_;
 };
 
 // A few code points by value; no canonical decomposition of one character is longer than 4.

@@ -1,19 +1,17 @@
-// vocab.txt -> WordPieceTokenizer, and the choice between the two formats.
+// vocab.txt -> WordPieceTokenizer.
 #include <algorithm>
 #include <memory>
 #include <string>
 #include <utility>
 
 #include "absl/strings/str_format.h"
-#include "engine/text/loader_util.h"
+#include "engine/text/json_sections.h"
 #include "engine/text/tokenizer.h"
 #include "engine/text/utf8.h"
 #include "engine/text/wordpiece_tokenizer.h"
 
 namespace longdoc {
 namespace {
-
-using text_internal::FindMember;
 
 constexpr int32_t kMaxWordChars = 10'000;
 
@@ -41,31 +39,6 @@ absl::Status ReadLines(std::string_view text, Vocabulary* vocabulary) {
     text.remove_prefix(std::min(end + 1, text.size()));
   }
   return absl::OkStatus();
-}
-
-// tokenizer_config.json, where it is there, has what vocab.txt cannot say.
-absl::Status ReadConfig(const std::string& path, WordPieceOptions* options) {
-  const absl::StatusOr<std::string> text =
-      text_internal::ReadFile(path, /*max_bytes=*/kMaxVocabularyFileBytes);
-  if (absl::IsNotFound(text.status())) return absl::OkStatus();
-  if (!text.ok()) return text.status();
-  const std::string what = "tokenizer_config.json";
-  const absl::StatusOr<nlohmann::json> root = text_internal::ParseJsonObject(*text, what);
-  if (!root.ok()) return root.status();
-  absl::Status status = text_internal::ReadBool(*root, "do_lower_case", what, &options->lowercase);
-  if (!status.ok()) return status;
-  options->strip_accents = options->lowercase;  // what null means
-  status = text_internal::ReadBool(*root, "strip_accents", what, &options->strip_accents);
-  if (!status.ok()) return status;
-  status =
-      text_internal::ReadBool(*root, "tokenize_chinese_chars", what, &options->split_chinese_chars);
-  if (!status.ok()) return status;
-  // Either a string or an added token with its flags.
-  const nlohmann::json* unk = FindMember(*root, "unk_token");
-  if (unk != nullptr && unk->is_object()) {
-    return text_internal::ReadString(*unk, "content", what + ".unk_token", &options->unk_token);
-  }
-  return text_internal::ReadString(*root, "unk_token", what, &options->unk_token);
 }
 
 }  // namespace
@@ -102,6 +75,9 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> ParseVocabTxt(std::string_view vocab,
   parts.special.cls = model.vocabulary.Find("[CLS]");
   parts.special.sep = model.vocabulary.Find("[SEP]");
   parts.special.mask = model.vocabulary.Find("[MASK]");
+  if (parts.special.cls >= 0 && parts.special.sep >= 0) {
+    parts.pair = text_internal::BertPair(parts.special.cls, parts.special.sep);
+  }
   // The special tokens are found in raw text, as the library's BertTokenizer does.
   for (const int32_t id : {parts.special.unk, parts.special.pad, parts.special.cls,
                            parts.special.sep, parts.special.mask}) {
@@ -109,25 +85,6 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> ParseVocabTxt(std::string_view vocab,
   }
   parts.added_tokens.Finish();
   return std::make_unique<WordPieceTokenizer>(std::move(parts));
-}
-
-absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer(const std::string& model_dir) {
-  const absl::StatusOr<std::string> json =
-      text_internal::ReadFile(model_dir + "/tokenizer.json", kMaxVocabularyFileBytes);
-  if (json.ok()) return ParseTokenizerJson(*json);
-  if (!absl::IsNotFound(json.status())) return json.status();
-  const absl::StatusOr<std::string> vocab =
-      text_internal::ReadFile(model_dir + "/vocab.txt", kMaxVocabularyFileBytes);
-  if (absl::IsNotFound(vocab.status())) {
-    return absl::NotFoundError(
-        absl::StrFormat("%s: neither tokenizer.json nor vocab.txt", model_dir));
-  }
-  if (!vocab.ok()) return vocab.status();
-  WordPieceOptions options;
-  if (absl::Status s = ReadConfig(model_dir + "/tokenizer_config.json", &options); !s.ok()) {
-    return s;
-  }
-  return ParseVocabTxt(*vocab, options);
 }
 
 }  // namespace longdoc

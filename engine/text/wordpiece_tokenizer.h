@@ -17,6 +17,7 @@ struct WordPieceParts {
   NormalizerOptions normalizer;
   AddedTokens added_tokens;
   SpecialTokens special;
+  PairTemplate pair;
 };
 
 class WordPieceTokenizer final : public Tokenizer {
@@ -26,6 +27,7 @@ class WordPieceTokenizer final : public Tokenizer {
   std::unique_ptr<StreamingTokenizer> NewStream() const override;
   int32_t vocab_size() const override { return parts_.model.vocabulary.size(); }
   const SpecialTokens& special() const override { return parts_.special; }
+  const PairTemplate& pair() const override { return parts_.pair; }
   std::string_view TokenText(int32_t id) const override { return parts_.model.vocabulary.Text(id); }
   int32_t TokenId(std::string_view text) const override {
     return parts_.model.vocabulary.Find(text);

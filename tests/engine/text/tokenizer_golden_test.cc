@@ -25,26 +25,8 @@ const std::vector<TokenizerGolden>& Goldens() {
   return *goldens;
 }
 
-// Feeds `text` in pieces of 1 to `max_piece` bytes, taking tokens now and then.
 TokenSequence Stream(const std::string& text, size_t max_piece, std::mt19937* rng) {
-  const auto stream = BertTokenizer().NewStream();
-  TokenSequence all;
-  const auto take = [&] {
-    const TokenSequence some = stream->Take();
-    all.ids.insert(all.ids.end(), some.ids.begin(), some.ids.end());
-    all.bytes.insert(all.bytes.end(), some.bytes.begin(), some.bytes.end());
-  };
-  for (size_t i = 0; i < text.size();) {
-    const size_t n = std::min(text.size() - i, 1 + (*rng)() % max_piece);
-    EXPECT_TRUE(stream->Append(std::string_view(text).substr(i, n)).ok());
-    i += n;
-    if ((*rng)() % 3 == 0) take();
-  }
-  EXPECT_TRUE(stream->Finish().ok());
-  take();
-  EXPECT_EQ(stream->num_tokens(), static_cast<int64_t>(all.ids.size()));
-  EXPECT_EQ(stream->num_bytes(), static_cast<int64_t>(text.size()));
-  return all;
+  return testing::EncodeInPieces(BertTokenizer(), text, max_piece, rng);
 }
 
 TEST(TokenizerGolden, HasEnoughLines) {
@@ -77,12 +59,9 @@ TEST(TokenizerGolden, CharactersEqual) {
   for (const TokenizerGolden& golden : Goldens()) {
     const auto tokens = CharacterTokenizer().Encode(golden.text, /*add_special_tokens=*/false);
     ASSERT_TRUE(tokens.ok()) << tokens.status();
-    std::vector<int64_t> numbers = Ids(*tokens);
-    const std::vector<int64_t> offsets = Offsets(*tokens);
-    numbers.insert(numbers.end(), offsets.begin(), offsets.end());
-    if (Fnv(numbers) != golden.character_hash && ++failures <= 10) {
+    if (Fnv(testing::Numbers(*tokens)) != golden.character_hash && ++failures <= 10) {
       ADD_FAILURE() << "differs: " << ::testing::PrintToString(golden.text) << " "
-                    << ::testing::PrintToString(offsets);
+                    << ::testing::PrintToString(Offsets(*tokens));
     }
   }
   EXPECT_EQ(failures, 0) << "of " << Goldens().size() << " lines";
