@@ -11,6 +11,7 @@
 #include "engine/base/error_reason.h"
 #include "engine/base/machine_memory.h"
 #include "engine/base/status_macros.h"
+#include "engine/decode_work.h"
 #include "engine/encode_work.h"
 #include "engine/encoder_model.h"
 #include "engine/scheduler.h"
@@ -63,6 +64,7 @@ class EngineImpl final : public Engine {
       : options_(options),
         backend_(std::move(backend)),
         meter_(options_.num_threads),
+        decodes_(*backend_, LongTaskBudget(options_.memory_budget_bytes)),
         scheduler_(*backend_, options_) {}
   ~EngineImpl() override { Stop(); }
 
@@ -73,10 +75,19 @@ class EngineImpl final : public Engine {
   absl::StatusOr<EncodePlan> Plan(const Model& model, const EncodeShape& shape) const override;
   absl::Status Submit(EncodeTask&& task) override;
   absl::Status Submit(MaxSimTask&& task) override;
+  absl::Status Submit(ScoreTask&& task) override {
+    ASSIGN_OR_RETURN(std::unique_ptr<Work> work, MakeScoreWork(decodes_, std::move(task)));
+    return scheduler_.Submit(std::move(work));
+  }
+  absl::Status Submit(GenerateTask&& task) override {
+    ASSIGN_OR_RETURN(std::unique_ptr<Work> work, MakeGenerateWork(decodes_, std::move(task)));
+    return scheduler_.Submit(std::move(work));
+  }
   EngineStats stats() const override {
     EngineStats stats;
     scheduler_.AddTo(&stats);
     meter_.AddTo(&stats);
+    decodes_.AddTo(&stats);
     return stats;
   }
   const EngineOptions& options() const override { return options_; }
@@ -91,6 +102,7 @@ class EngineImpl final : public Engine {
   const EngineOptions options_;
   std::unique_ptr<Backend> backend_;
   EncodeMeter meter_;
+  DecodeResources decodes_;
   Scheduler scheduler_;  // last: its works use all of the above
 };
 

@@ -17,6 +17,7 @@
 #include "absl/types/span.h"
 #include "engine/base/cancellation.h"
 #include "engine/cross_kv.h"
+#include "engine/decode_task.h"
 #include "engine/options.h"
 #include "engine/tensor.h"
 #include "engine/text/tokenizer.h"
@@ -155,6 +156,15 @@ struct EncodeTask {
   absl::AnyInvocable<void(absl::StatusOr<EncodeResult>) &&> on_done;
 };
 
+// Of the decoder.
+struct DecodeCounters {
+  int64_t cache_bytes = 0;  // gauge: pages of self-attention keys and values
+  int64_t candidates_scored = 0;
+  int64_t tokens_scored = 0;  // targets, [SEP] included
+  int64_t tokens_generated = 0;
+  double seconds = 0;  // worker time
+};
+
 // A reading of the scheduler for metrics; cheap.
 struct EngineStats {
   int64_t queued_tasks = 0, queued_tokens = 0;
@@ -167,6 +177,7 @@ struct EngineStats {
   int64_t tiles_computed = 0, tiles_dense = 0;                 // counters
   double attention_seconds = 0, dense_seconds = 0;             // counters, worker time
   RoutingStats routing;                                        // counters
+  DecodeCounters decode;
 };
 
 class Engine {
@@ -191,6 +202,10 @@ class Engine {
   virtual absl::Status Submit(EncodeTask&& task) = 0;
   // Late interaction (similarity.h); errors and callbacks likewise.
   virtual absl::Status Submit(MaxSimTask&& task) = 0;
+  // Likelihoods and text from the decoder (decode_task.h). Errors: decode_work.h, and as above from
+  // the queue.
+  virtual absl::Status Submit(ScoreTask&& task) = 0;
+  virtual absl::Status Submit(GenerateTask&& task) = 0;
   virtual EngineStats stats() const = 0;
   virtual const EngineOptions& options() const = 0;   // with defaults filled in
   virtual std::string DeviceDescription() const = 0;  // "cpu avx2, 2 threads, f32"

@@ -229,6 +229,7 @@ void ScorePass::FinishChunk() {
   {
     std::lock_guard lock(count_mutex_);
     count_.rows += static_cast<int64_t>(rows);
+    count_.candidates += static_cast<int64_t>(chunk_.size());
     count_.targets += targets;
   }
   inputs_.clear();

@@ -29,8 +29,9 @@ struct ScorePassItem {
 
 // What decodes of one pass have cost so far.
 struct DecodeCount {
-  int64_t rows = 0;     // inputs that went through the layers
-  int64_t targets = 0;  // log-probabilities delivered
+  int64_t rows = 0;        // inputs that went through the layers
+  int64_t candidates = 0;  // scored
+  int64_t targets = 0;     // log-probabilities delivered
   double worker_seconds = 0;
 };
 
