@@ -43,9 +43,9 @@ inline double PeakOf(const PeakRates& peak, bool bf16) { return bf16 ? peak.bf16
 // Writes `json` to `path`, indented; does nothing for "".
 absl::Status WriteJson(const std::string& path, const Json& json);
 
-// Calls `work` once to warm up and then `repeat` times; seconds of each.
+// Calls `work` once to warm up (unless told not to) and then `repeat` times; seconds of each.
 template <typename Work>
-std::vector<double> TimeRepeated(int64_t repeat, Work work);
+std::vector<double> TimeRepeated(int64_t repeat, Work work, bool warm_up = true);
 double Median(std::vector<double> values);
 // `p` in [0, 1], nearest rank; 0 without values.
 double Percentile(std::vector<double> values, double p);
@@ -60,8 +60,8 @@ absl::StatusOr<std::vector<int32_t>> TextIds(const Tokenizer& tokenizer, const s
                                              int64_t tokens);
 
 template <typename Work>
-std::vector<double> TimeRepeated(int64_t repeat, Work work) {
-  work();
+std::vector<double> TimeRepeated(int64_t repeat, Work work, bool warm_up) {
+  if (warm_up) work();
   std::vector<double> seconds;
   for (int64_t i = 0; i < repeat; ++i) {
     const double start = NowSeconds();

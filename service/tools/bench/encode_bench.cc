@@ -33,6 +33,7 @@ struct EncodeArgs {
   std::string model, text, attention = "tolerance=1e-4", dtype = "auto", device = "auto", json;
   std::string batch;  // "COUNTxTOKENS"
   int64_t threads = 0, repeat = 3;
+  bool cold = false;
   int64_t batch_count = 1;  // texts at once, all of the same length
   AttentionPolicy policy;
 };
@@ -52,6 +53,7 @@ void DeclareOptions(OptionParser& parser, EncodeArgs* args) {
   parser.AddInt("threads", "N", "workers; 0: one per core", 0, 1024, &args->threads);
   parser.AddInt("repeat", "N", "timings of each length, after one to warm up;\nthe median counts",
                 1, 10000, &args->repeat);
+  parser.AddFlag("cold", "no run to warm up: for lengths that take minutes", &args->cold);
   parser.AddString("json", "FILE", "write the results there, too", &args->json);
 }
 
@@ -139,10 +141,13 @@ absl::StatusOr<Json> MeasureLength(const EncodeArgs& args) {
   }
   absl::StatusOr<EncodeStats> stats = EncodeStats();
   EngineStats before;  // of the last run
-  const std::vector<double> seconds = TimeRepeated(args.repeat, [&] {
-    before = engine->stats();
-    if (stats.ok()) stats = EncodeAll(*engine, model, texts, args.policy);
-  });
+  const std::vector<double> seconds = TimeRepeated(
+      args.repeat,
+      [&] {
+        before = engine->stats();
+        if (stats.ok()) stats = EncodeAll(*engine, model, texts, args.policy);
+      },
+      /*warm_up=*/!args.cold);
   const EngineStats after = engine->stats();
   RETURN_IF_ERROR(stats.status());
   const double median = Median(seconds);
