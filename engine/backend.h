@@ -46,6 +46,7 @@ class Backend {
   virtual void Embed(const kernels::EmbedArgs& args) = 0;
   virtual void AddLayerNorm(const kernels::AddLayerNormArgs& args) = 0;
   virtual void GatedGelu(const kernels::GatedGeluArgs& args) = 0;
+  virtual void F32ToBf16(const float* in, int64_t n, uint16_t* out) = 0;
   virtual void Bf16ToF32(const uint16_t* in, int64_t n, float* out) = 0;
   virtual void MeanPool(const float* x, int64_t dim, int64_t begin, int64_t end, float* out) = 0;
 

@@ -29,6 +29,7 @@ class HostBackend final : public Backend {
   void Embed(const kernels::EmbedArgs& args) override { k_.Embed(args); }
   void AddLayerNorm(const kernels::AddLayerNormArgs& args) override { k_.AddLayerNorm(args); }
   void GatedGelu(const kernels::GatedGeluArgs& args) override { k_.GatedGelu(args); }
+  void F32ToBf16(const float* in, int64_t n, uint16_t* out) override { k_.F32ToBf16(in, n, out); }
   void Bf16ToF32(const uint16_t* in, int64_t n, float* out) override { k_.Bf16ToF32(in, n, out); }
   void MeanPool(const float* x, int64_t dim, int64_t begin, int64_t end, float* out) override {
     k_.MeanPool(x, dim, begin, end, out);

@@ -1,6 +1,8 @@
 // What an encode asks of a model family: the plan of a pass, and the pass.
 #pragma once
 
+#include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -22,6 +24,40 @@ struct PassSequence {
   bool token_vectors = false;
   bool cross_kv = false;
   DType cross_kv_type = DType::kBF16;
+};
+
+// Sequences packed without padding.
+struct PassPacking {
+  explicit PassPacking(const std::vector<PassSequence>& all) : sequences(all), cu_seqlens{0} {
+    for (const PassSequence& s : sequences) {
+      ids.insert(ids.end(), s.ids.begin(), s.ids.end());
+      cu_seqlens.push_back(static_cast<int64_t>(ids.size()));
+    }
+  }
+  int64_t tokens() const { return cu_seqlens.back(); }
+  int64_t tokens(size_t sequence) const { return cu_seqlens[sequence + 1] - cu_seqlens[sequence]; }
+
+  std::vector<PassSequence> sequences;
+  std::vector<int32_t> ids;
+  std::vector<int64_t> cu_seqlens;  // [B+1]
+};
+
+// Nanoseconds that workers spent in steps of a pass.
+struct PassTimes {
+  std::atomic<int64_t> attention{0}, dense{0};
+};
+
+// Adds its life to one of them.
+class StepTimer {
+ public:
+  explicit StepTimer(std::atomic<int64_t>& total) : total_(total) {}
+  ~StepTimer() { total_ += (std::chrono::steady_clock::now() - start_).count(); }
+  StepTimer(const StepTimer&) = delete;
+  StepTimer& operator=(const StepTimer&) = delete;
+
+ private:
+  std::atomic<int64_t>& total_;
+  const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
 class EncodePass : public Pass {

@@ -1,6 +1,5 @@
 #include "engine/encode_work.h"
 
-#include <algorithm>
 #include <utility>
 #include <vector>
 
@@ -12,6 +11,13 @@ namespace {
 // Before anything has run: a cautious guess per worker, in FLOP/s.
 constexpr double kFirstRate = 4e10;
 constexpr double kRateSmoothing = 0.3;
+
+// Memory that outlives its pass, with its bytes of the budget: freed first, counted last.
+template <typename T>
+struct Kept {
+  ByteReservation reservation;
+  T memory;
+};
 
 EncodeWork& AsEncode(const std::unique_ptr<Work>& work) { return static_cast<EncodeWork&>(*work); }
 
@@ -71,7 +77,9 @@ EncodeWork::EncodeWork(EncodeTask&& task, std::shared_ptr<const EncodingModel> m
 
 bool EncodeWork::CanJoin(const Work& first) const {
   const auto* other = dynamic_cast<const EncodeWork*>(&first);
-  return other != nullptr && other->model_ == model_ && other->task_.attention == task_.attention;
+  // Of one kind as to token vectors: a batch's live in one piece, for as long as one is held.
+  return other != nullptr && other->model_ == model_ && other->task_.attention == task_.attention &&
+         other->task_.want_token_vectors == task_.want_token_vectors;
 }
 
 absl::StatusOr<std::unique_ptr<Pass>> EncodeWork::MakePass(Batch batch) {
@@ -95,22 +103,24 @@ void EncodeWork::Collect(Batch batch, Pass& pass, const absl::Status& status,
   auto& encode = static_cast<EncodePass&>(pass);
   meter_.Count(encode, static_cast<int64_t>(batch.size()), status.ok());
   if (!status.ok()) return;
-  for (size_t i = 0; i < batch.size(); ++i) AsEncode(batch[i]).result_ = encode.TakeResult(i);
-
-  // Token vectors of a batch live in one piece, for as long as any of them is held.
-  const bool wanted = std::any_of(batch.begin(), batch.end(), [](const auto& work) {
-    return AsEncode(work).task_.want_token_vectors;
-  });
-  if (!wanted) return;
-  using Kept = std::pair<Buffer, ByteReservation>;
-  auto kept = std::make_shared<Kept>(encode.TakeTokenVectors(), ByteReservation());
-  kept->second = reservation.Split(kept->first.bytes());
   for (size_t i = 0; i < batch.size(); ++i) {
-    EncodeWork& work = AsEncode(batch[i]);
-    if (!work.task_.want_token_vectors) continue;
-    work.result_.token_vectors =
-        kept->first.as<float>() + encode.first_token(i) * model_->info().dimensions;
-    work.result_.token_owner = kept;
+    EncodeResult& result = AsEncode(batch[i]).result_;
+    result = encode.TakeResult(i);
+    if (result.cross_kv == nullptr) continue;
+    auto kept = std::make_shared<Kept<std::shared_ptr<const CrossKv>>>();
+    kept->reservation = reservation.Split(result.cross_kv->bytes());
+    kept->memory = std::move(result.cross_kv);
+    result.cross_kv = std::shared_ptr<const CrossKv>(kept, kept->memory.get());
+  }
+  if (!task_.want_token_vectors) return;  // like all of the batch
+  auto kept = std::make_shared<Kept<Buffer>>();
+  kept->memory = encode.TakeTokenVectors();
+  kept->reservation = reservation.Split(kept->memory.bytes());
+  for (size_t i = 0; i < batch.size(); ++i) {
+    EncodeResult& result = AsEncode(batch[i]).result_;
+    result.token_vectors =
+        kept->memory.as<float>() + encode.first_token(i) * model_->info().dimensions;
+    result.token_owner = kept;
   }
 }
 

@@ -1,14 +1,11 @@
 #include "engine/encoder_model.h"
 
 #include <cstdint>
-#include <cstring>
-#include <mutex>
 #include <utility>
 
-#include "absl/strings/str_format.h"
 #include "engine/base/status_macros.h"
-#include "engine/base/thread_pool.h"
 #include "engine/forward_pass.h"
+#include "engine/loading.h"
 #include "engine/planner.h"
 
 namespace longdoc {
@@ -55,19 +52,8 @@ absl::StatusOr<std::shared_ptr<const EncoderModel>> EncoderModel::Load(const std
   model->name_ = name;
   ASSIGN_OR_RETURN(model->checkpoint_, LoadEncoderCheckpoint(dir));
   model->info_ = MakeInfo(model->config());
-  ASSIGN_OR_RETURN(model->tokenizer_, LoadTokenizer(dir));
-  const EncoderConfig& config = model->config();
-  if (model->tokenizer_->vocab_size() > config.vocab_size) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "the tokenizer in %s has %d entries, but the model's embedding table only %d rows", dir,
-        model->tokenizer_->vocab_size(), config.vocab_size));
-  }
-  if (model->tokenizer_->special().cls < 0 || model->tokenizer_->special().sep < 0) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("the tokenizer in %s has no [CLS] or no [SEP] token", dir));
-  }
-  model->compute_type_ =
-      backend.info().storage_type == DType::kBF16 ? ComputeType::kBF16 : ComputeType::kF32;
+  ASSIGN_OR_RETURN(model->tokenizer_, LoadModelTokenizer(dir, model->config().vocab_size));
+  model->compute_type_ = ComputeTypeOf(backend);
   RETURN_IF_ERROR(model->PackLayers(backend));
   model->KeepEmbeddings();
   for (const std::string& tensor : model->checkpoint_.checkpoint->Names()) {
@@ -79,40 +65,21 @@ absl::StatusOr<std::shared_ptr<const EncoderModel>> EncoderModel::Load(const std
 absl::Status EncoderModel::PackLayers(Backend& backend) {
   const auto& source = checkpoint_.weights.layers;
   layers_.resize(source.size());
-  std::mutex mutex;
-  absl::Status first_error;
-  {
-    ThreadPool pool("pack", backend.info().num_workers);
-    for (size_t i = 0; i < source.size(); ++i) {
-      pool.Post([&, i] {
-        backend.InitWorkerThread();
-        absl::StatusOr<PackedLayer> layer = PackLayer(source[i], backend);
-        std::lock_guard lock(mutex);
-        if (layer.ok()) {
-          layers_[i] = *std::move(layer);
-        } else {
-          first_error.Update(layer.status());
-        }
-      });
-    }
-  }
+  RETURN_IF_ERROR(PackInParallel(backend, source.size(), [&](size_t i) -> absl::Status {
+    ASSIGN_OR_RETURN(layers_[i], PackLayer(source[i], backend));
+    return absl::OkStatus();
+  }));
   for (const PackedLayer& layer : layers_) {
     for (const auto* m : {&layer.qkv, &layer.output, &layer.gated, &layer.down}) {
-      if (*m != nullptr) weight_bytes_ += (*m)->bytes();
+      weight_bytes_ += (*m)->bytes();
     }
   }
-  return first_error;
+  return absl::OkStatus();
 }
 
 void EncoderModel::KeepEmbeddings() {
-  const TensorView& word = checkpoint_.weights.word;
-  word_ = word.data;
-  if (reinterpret_cast<uintptr_t>(word.data) % kernels::SizeOf(word.dtype) != 0) {
-    const char* bytes = static_cast<const char*>(word.data);
-    word_copy_.assign(bytes, bytes + word.bytes());
-    word_ = word_copy_.data();
-  }
-  weight_bytes_ += word.bytes();
+  word_ = AlignedTable(checkpoint_.weights.word);
+  weight_bytes_ += word_.view().bytes();
   token_type_ = ToFloats(checkpoint_.weights.token_type);
   embedding_norm_ = ToVectors(checkpoint_.weights.embedding_norm);
 }
@@ -127,7 +94,8 @@ EncodePlan EncoderModel::PlanEncode(const BackendInfo& backend, const EncodeShap
   plan.output_bytes = shape.num_vectors * vector_bytes;
   plan.scratch_bytes = PlanScratchBytes(config(), backend);
   plan.peak_bytes = plan.activation_bytes + plan.output_bytes;
-  plan.expected_tile_fraction = ExpectedTileFraction(config(), shape.attention, shape.tokens);
+  plan.expected_tile_fraction =
+      ExpectedTileFraction(config().slopes, shape.attention, shape.tokens);
   plan.dense_flops = DenseFlopsPerToken(config()) * static_cast<double>(shape.tokens);
   plan.attention_flops = plan.expected_tile_fraction * DenseAttentionFlops(config(), shape.tokens);
   return plan;

@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "engine/backend.h"
 #include "engine/encode_pass.h"
+#include "engine/loading.h"
 #include "engine/model/encoder_weights.h"
 
 namespace longdoc {
@@ -47,8 +48,7 @@ class EncoderModel final : public EncodingModel {
       const std::vector<PassSequence>& sequences) const override;
 
   const EncoderConfig& config() const { return checkpoint_.config; }
-  DType word_type() const { return checkpoint_.weights.word.dtype; }
-  const void* word() const { return word_; }                            // [V, C] of word_type()
+  const TensorView& word() const { return word_.view(); }               // [V, C]
   const std::vector<float>& token_type() const { return token_type_; }  // [C]
   const NormVectors& embedding_norm() const { return embedding_norm_; }
   const std::vector<PackedLayer>& layers() const { return layers_; }
@@ -64,8 +64,7 @@ class EncoderModel final : public EncodingModel {
   std::unique_ptr<Tokenizer> tokenizer_;
   ComputeType compute_type_ = ComputeType::kF32;
   int64_t weight_bytes_ = 0;
-  const void* word_ = nullptr;
-  std::vector<char> word_copy_;  // only when the checkpoint's tensor is not aligned
+  AlignedTable word_;
   std::vector<float> token_type_;
   NormVectors embedding_norm_;
   std::vector<PackedLayer> layers_;

@@ -1,6 +1,6 @@
 #include "engine/encoder_steps.h"
 
-#include <algorithm>
+#include "engine/feed_forward.h"
 
 namespace longdoc {
 namespace {
@@ -10,11 +10,9 @@ bool GemmInBf16(const EncoderState& s) { return s.backend->info().gemm_type == D
 absl::Status EnsureScratch(const EncoderState& s, int64_t rows, WorkerScratch& scratch) {
   const EncoderConfig& c = s.model->config();
   const int64_t gemm = static_cast<int64_t>(kernels::SizeOf(s.backend->info().gemm_type));
-  const int64_t wide = std::max(3 * c.hidden_size, 2 * c.intermediate_size);
-  RETURN_IF_ERROR(scratch.Ensure(scratch.wide, rows * wide * 4));
+  RETURN_IF_ERROR(scratch.Ensure(scratch.wide, rows * 3 * c.hidden_size * 4));
   // In fp32 mode `input` widens attention outputs that are stored as bf16.
   RETURN_IF_ERROR(scratch.Ensure(scratch.input, rows * c.hidden_size * gemm));
-  RETURN_IF_ERROR(scratch.Ensure(scratch.inner, rows * c.intermediate_size * gemm));
   return scratch.Ensure(scratch.tile, rows * c.hidden_size * 4);
 }
 
@@ -64,38 +62,20 @@ absl::Status Project(const EncoderState& s, size_t layer, TokenTile tile, Worker
     NormColumns(s, w.query_norm, tile.rows, qkv, 3 * dim);
     NormColumns(s, w.key_norm, tile.rows, qkv + dim, 3 * dim);
   }
-  s.backend->StoreQueries(s.problem, tile.begin, tile.rows, qkv, 3 * dim);
-  s.backend->StoreKeysValues(s.problem, tile.begin, tile.rows, qkv + dim, 3 * dim);
+  s.backend->StoreQueries(s.attention->problem(), tile.begin, tile.rows, qkv, 3 * dim);
+  s.backend->StoreKeysValues(s.attention->problem(), tile.begin, tile.rows, qkv + dim, 3 * dim);
   return absl::OkStatus();
 }
 
-// The attention outputs of a tile in the type that products read.
-const void* AttentionOutput(const EncoderState& s, TokenTile tile, WorkerScratch& scratch) {
-  const int64_t dim = s.model->config().hidden_size;
-  if (s.problem.storage == DType::kF32) {
-    return static_cast<const float*>(s.problem.q) + tile.begin * dim;
-  }
-  const uint16_t* stored = static_cast<const uint16_t*>(s.problem.q) + tile.begin * dim;
-  if (GemmInBf16(s)) return stored;
-  s.backend->Bf16ToF32(stored, tile.rows * dim, scratch.input.as<float>());
-  return scratch.input.data();
-}
-
-// scratch.tile = down(gelu(gate) * up), from x or its bf16 copy.
-absl::Status FeedForward(const EncoderState& s, const PackedLayer& w, const float* x, int64_t rows,
-                         WorkerScratch& scratch) {
-  const EncoderConfig& c = s.model->config();
+// scratch.tile = the feed-forward of x, or of its bf16 copy in scratch.input.
+absl::Status MixFeedForward(const EncoderState& s, const PackedLayer& w, const float* x,
+                            int64_t rows, WorkerScratch& scratch) {
+  FeedForward ff;
+  ff.gate_up = w.gated.get();
+  ff.down = w.down.get();
+  ff.activate_second_half = s.model->config().family == EncoderFamily::kJinaBertB;
   const void* in = GemmInBf16(s) ? scratch.input.data() : x;
-  RETURN_IF_ERROR(w.gated->Gemm(rows, in, scratch.wide.as<float>()));
-  kernels::GatedGeluArgs gelu;
-  gelu.rows = rows;
-  gelu.dim = c.intermediate_size;
-  gelu.in = scratch.wide.as<float>();
-  gelu.activate_second_half = c.family == EncoderFamily::kJinaBertB;
-  gelu.out_type = s.backend->info().gemm_type;
-  gelu.out = scratch.inner.data();
-  s.backend->GatedGelu(gelu);
-  return w.down->Gemm(rows, scratch.inner.data(), scratch.tile.as<float>());
+  return RunFeedForward(*s.backend, ff, rows, in, scratch.tile.as<float>(), scratch);
 }
 
 }  // namespace
@@ -107,8 +87,8 @@ absl::Status EmbedStep(const EncoderState& s, TokenTile tile, WorkerScratch& scr
   args.rows = tile.rows;
   args.dim = c.hidden_size;
   args.ids = s.ids + tile.begin;
-  args.table_type = s.model->word_type();
-  args.word = s.model->word();
+  args.table_type = s.model->word().dtype;
+  args.word = s.model->word().data;
   args.type = s.model->token_type().data();
   args.gamma = s.model->embedding_norm().gamma.data();
   args.beta = s.model->embedding_norm().beta.data();
@@ -126,7 +106,8 @@ absl::Status MixStep(const EncoderState& s, size_t layer, TokenTile tile, Worker
   float* y = scratch.tile.as<float>();
   uint16_t* bf16 = GemmInBf16(s) ? scratch.input.as<uint16_t>() : nullptr;
 
-  RETURN_IF_ERROR(w.output->Gemm(tile.rows, AttentionOutput(s, tile, scratch), y));
+  RETURN_IF_ERROR(
+      w.output->Gemm(tile.rows, s.attention->Outputs(tile.begin, tile.rows, scratch), y));
   if (w.norm_1.gamma.empty()) {
     Norm(s, w.attention_norm, tile.rows, y, x, x, bf16);
   } else {
@@ -134,7 +115,7 @@ absl::Status MixStep(const EncoderState& s, size_t layer, TokenTile tile, Worker
     Norm(s, w.attention_norm, tile.rows, y, x, y, nullptr);
     Norm(s, w.norm_1, tile.rows, y, x, x, bf16);
   }
-  RETURN_IF_ERROR(FeedForward(s, w, x, tile.rows, scratch));
+  RETURN_IF_ERROR(MixFeedForward(s, w, x, tile.rows, scratch));
   Norm(s, w.mlp_norm, tile.rows, y, x, x, bf16);
   if (layer + 1 == s.model->layers().size()) return absl::OkStatus();
   return Project(s, layer + 1, tile, scratch);

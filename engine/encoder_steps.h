@@ -4,19 +4,20 @@
 #include <cstdint>
 
 #include "absl/status/status.h"
+#include "engine/attention_steps.h"
 #include "engine/backend.h"
 #include "engine/encoder_model.h"
 #include "engine/worker_scratch.h"
 
 namespace longdoc {
 
-// What a pass over packed tokens works on; x, problem.q and problem.kv cover all T tokens.
+// What a pass over packed tokens works on; x and the attention's buffers cover all T tokens.
 struct EncoderState {
   Backend* backend = nullptr;
   const EncoderModel* model = nullptr;
   const int32_t* ids = nullptr;  // [T]
   float* x = nullptr;            // [T, C], the residual stream
-  kernels::AttentionProblem problem;
+  const AttentionSteps* attention = nullptr;
 };
 
 // A run of packed tokens.

@@ -23,13 +23,19 @@ PassBytes PlanPassBytes(const EncoderConfig& config, const BackendInfo& backend,
   return bytes;
 }
 
-k::AttentionProblem MakeAttentionProblem(const EncoderConfig& config, const BackendInfo& backend,
+int64_t TileRows(const BackendInfo& backend, int64_t rows) {
+  const int64_t share = k::RoundUp(k::CeilDiv(rows, backend.num_workers), 32);
+  return std::min(backend.token_tile, share);
+}
+
+k::AttentionProblem MakeAttentionProblem(absl::Span<const float> slopes, int64_t head_dim,
+                                         const BackendInfo& backend,
                                          const AttentionPolicy& policy) {
   k::AttentionProblem p;
-  p.num_heads = p.num_kv_heads = static_cast<int32_t>(config.num_heads);
-  p.head_dim = static_cast<int32_t>(config.head_dim);
-  p.scale = 1.0f / std::sqrt(static_cast<float>(config.head_dim));
-  p.slopes = config.slopes.data();
+  p.num_heads = p.num_kv_heads = static_cast<int32_t>(slopes.size());
+  p.head_dim = static_cast<int32_t>(head_dim);
+  p.scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
+  p.slopes = slopes.data();
   p.storage = backend.storage_type;
   switch (policy.mode) {
     case AttentionMode::kTolerance:
@@ -56,12 +62,12 @@ int64_t PlanScratchBytes(const EncoderConfig& config, const BackendInfo& backend
          static_cast<int64_t>(sizeof(float));
 }
 
-double ExpectedTileFraction(const EncoderConfig& config, const AttentionPolicy& policy,
-                            int64_t tokens) {
+double ExpectedTileFraction(absl::Span<const float> slopes, const AttentionPolicy& policy,
+                            int64_t tokens, int64_t block_tokens) {
   constexpr double kTypicalLogitBound = 20;
   const double n = static_cast<double>(tokens);
   double visited = 0;
-  for (float slope : config.slopes) {
+  for (float slope : slopes) {
     double reach = n;
     if (policy.mode == AttentionMode::kWindow) {
       reach = static_cast<double>(policy.window_radius);
@@ -72,10 +78,10 @@ double ExpectedTileFraction(const EncoderConfig& config, const AttentionPolicy& 
       reach = nats / slope;
     }
     // Both sides, cut at the ends of the sequence, plus the tiles that the diagonal block touches.
-    const double d = std::min(reach + k::kQueryBlock, n);
+    const double d = std::min(reach + static_cast<double>(block_tokens), n);
     visited += (2 * d * n - d * d) / (n * n);
   }
-  return std::min(1.0, visited / static_cast<double>(config.slopes.size()));
+  return std::min(1.0, visited / static_cast<double>(slopes.size()));
 }
 
 double AttentionTileFlops(int64_t head_dim) {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "absl/types/span.h"
 #include "engine/backend.h"
 #include "engine/engine.h"
 #include "engine/model/encoder_config.h"
@@ -21,8 +22,12 @@ struct PassBytes {
 PassBytes PlanPassBytes(const EncoderConfig& config, const BackendInfo& backend, int64_t tokens,
                         int64_t sequences);
 
-// The attention problem of one layer, pointers left null.
-kernels::AttentionProblem MakeAttentionProblem(const EncoderConfig& config,
+// Rows of a tile of a dense step over `rows` rows: cut so that every worker gets one.
+int64_t TileRows(const BackendInfo& backend, int64_t rows);
+
+// The attention problem of one layer with as many heads as slopes; sequences and pointers are left
+// out, and `slopes` must outlive it.
+kernels::AttentionProblem MakeAttentionProblem(absl::Span<const float> slopes, int64_t head_dim,
                                                const BackendInfo& backend,
                                                const AttentionPolicy& policy);
 
@@ -30,9 +35,10 @@ kernels::AttentionProblem MakeAttentionProblem(const EncoderConfig& config,
 int64_t PlanScratchBytes(const EncoderConfig& config, const BackendInfo& backend);
 
 // Share of attention tiles that the policy is expected to leave for one sequence of `tokens`:
-// rule B with a logit bound of 20 for kTolerance (kernels/attention.h).
-double ExpectedTileFraction(const EncoderConfig& config, const AttentionPolicy& policy,
-                            int64_t tokens);
+// rule B with a logit bound of 20 for kTolerance (kernels/attention.h). `block_tokens`: how far a
+// query block spreads over the sequence (further, where its tokens are gathered).
+double ExpectedTileFraction(absl::Span<const float> slopes, const AttentionPolicy& policy,
+                            int64_t tokens, int64_t block_tokens = kernels::kQueryBlock);
 
 // FLOPs of one attention tile, and of full attention: 4·H·D·n² a layer.
 double AttentionTileFlops(int64_t head_dim);

@@ -44,6 +44,9 @@ class Bf16ProductsBackend final : public Backend {
     EXPECT_EQ(args.out_type, DType::kBF16);
     host_->GatedGelu(args);
   }
+  void F32ToBf16(const float* in, int64_t n, uint16_t* out) override {
+    host_->F32ToBf16(in, n, out);
+  }
   void Bf16ToF32(const uint16_t* in, int64_t n, float* out) override {
     host_->Bf16ToF32(in, n, out);
   }

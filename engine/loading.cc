@@ -1,0 +1,56 @@
+#include "engine/loading.h"
+
+#include <mutex>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "engine/base/status_macros.h"
+#include "engine/base/thread_pool.h"
+
+namespace longdoc {
+
+absl::StatusOr<std::unique_ptr<Tokenizer>> LoadModelTokenizer(const std::string& dir,
+                                                              int64_t vocab_size) {
+  ASSIGN_OR_RETURN(std::unique_ptr<Tokenizer> tokenizer, LoadTokenizer(dir));
+  if (tokenizer->vocab_size() > vocab_size) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "the tokenizer in %s has %d entries, but the model's embedding table only %d rows", dir,
+        tokenizer->vocab_size(), vocab_size));
+  }
+  if (tokenizer->special().cls < 0 || tokenizer->special().sep < 0) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("the tokenizer in %s has no [CLS] or no [SEP] token", dir));
+  }
+  return tokenizer;
+}
+
+absl::Status PackInParallel(Backend& backend, size_t count,
+                            const std::function<absl::Status(size_t)>& pack) {
+  std::mutex mutex;
+  absl::Status first_error;
+  {
+    ThreadPool pool("pack", backend.info().num_workers);
+    for (size_t i = 0; i < count; ++i) {
+      pool.Post([&, i] {
+        backend.InitWorkerThread();
+        absl::Status status = pack(i);
+        std::lock_guard lock(mutex);
+        first_error.Update(std::move(status));
+      });
+    }
+  }
+  return first_error;
+}
+
+ComputeType ComputeTypeOf(const Backend& backend) {
+  return backend.info().storage_type == DType::kBF16 ? ComputeType::kBF16 : ComputeType::kF32;
+}
+
+AlignedTable::AlignedTable(const TensorView& table) : view_(table) {
+  if (reinterpret_cast<uintptr_t>(table.data) % kernels::SizeOf(table.dtype) == 0) return;
+  const char* bytes = static_cast<const char*>(table.data);
+  copy_.assign(bytes, bytes + table.bytes());
+  view_.data = copy_.data();
+}
+
+}  // namespace longdoc
