@@ -23,6 +23,9 @@ namespace longdoc::kernels {
 namespace {
 
 using S = SimdPortable;
+typedef double Wide __attribute__((vector_size(32)));  // as many lanes as S::Vec
+
+inline double SumOf(const Wide& v) { return (v[0] + v[1]) + (v[2] + v[3]); }
 
 // Larger key = larger score; zeros of either sign are equal, every NaN is 0, below all numbers.
 inline uint32_t KeyOf(float score) {
@@ -91,7 +94,7 @@ Pivot SelectPivot(const uint32_t* keys, int64_t n, int64_t k, uint32_t* candidat
     for (int64_t i = 0; i < count; ++i) {  // in place from the second round on
       const uint32_t key = from[i];
       candidates[kept] = key;
-      kept += ((key >> shift) & (Histogram::kBins - 1)) == digit;
+      kept += static_cast<int64_t>(((key >> shift) & (Histogram::kBins - 1)) == digit);
     }
     from = candidates;
     count = kept;
@@ -99,21 +102,24 @@ Pivot SelectPivot(const uint32_t* keys, int64_t n, int64_t k, uint32_t* candidat
   return pivot;
 }
 
-// Writes the k chosen indices in ascending order.
+// Writes the k chosen indices in ascending order: keys equal to the pivot only while there are ties
+// to take.
 void WriteChosen(const uint32_t* keys, int64_t k, const Pivot& pivot, int32_t* indices) {
-  int64_t ties = pivot.wanted;
-  for (int64_t i = 0, count = 0; count < k; ++i) {
-    const bool tie = keys[i] == pivot.key && ties > 0;
+  int64_t i = 0, count = 0;
+  for (int64_t ties = pivot.wanted; ties > 0; ++i) {
     indices[count] = static_cast<int32_t>(i);
-    ties -= tie;
-    count += static_cast<int64_t>(keys[i] > pivot.key || tie);
+    count += static_cast<int64_t>(keys[i] >= pivot.key);
+    ties -= static_cast<int64_t>(keys[i] == pivot.key);
+  }
+  for (; count < k; ++i) {
+    indices[count] = static_cast<int32_t>(i);
+    count += static_cast<int64_t>(keys[i] > pivot.key);
   }
 }
 
 // Sum of e^(s − c) over the scores s < c.
 double SumBelow(const float* scores, int64_t n, float c) {
   using Vec = S::Vec;
-  typedef double Wide __attribute__((vector_size(32)));
   const Vec centre = S::Set1(c), zero = S::Set1(0.0f);
   Wide sum = {};
   for (int64_t i = 0; i < n; i += S::kLanes) {
@@ -126,7 +132,7 @@ double SumBelow(const float* scores, int64_t n, float c) {
     const Vec e = S::Select(S::Lt(s, centre), Exp<S>(S::Sub(s, centre)), zero);
     sum += __builtin_convertvector(e, Wide);
   }
-  return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+  return SumOf(sum);
 }
 
 // weights[r] = e^(s − c) of the chosen, with the rounding error of s − c taken along; at most e^40,
@@ -149,19 +155,21 @@ void ExpOfChosen(const float* scores, const int32_t* indices, int64_t k, float c
   }
 }
 
-// The root x of f (see above) for e [k] and 0 < k; `active` has room for k.
+// The root x of f (see above) for e [k] and 0 < k; `active` has room for k rounded up to kLanes.
 double Solve(const float* e, int64_t k, double rest, float* active) {
   std::memcpy(active, e, static_cast<size_t>(k) * sizeof(float));
   for (int64_t count = k;;) {
-    double sums[4] = {};
-    for (int64_t i = 0; i < count; ++i) sums[i % 4] += active[i];
-    const double x =
-        static_cast<double>(count) / ((sums[0] + sums[1]) + (sums[2] + sums[3]) + rest);
+    for (int64_t i = count; i % S::kLanes != 0; ++i) active[i] = 0;
+    Wide sum = {};
+    for (int64_t i = 0; i < count; i += S::kLanes) {
+      sum += __builtin_convertvector(S::Load(active + i), Wide);
+    }
+    const double x = static_cast<double>(count) / (SumOf(sum) + rest);
     int64_t kept = 0;
     for (int64_t i = 0; i < count; ++i) {
       const float value = active[i];
       active[kept] = value;
-      kept += value * x < 1;
+      kept += static_cast<int64_t>(value * x < 1);
     }
     if (kept == count || kept == 0) return x;  // 0: rounding alone, the last ones are just at 1
     count = kept;
@@ -181,7 +189,7 @@ void Route(const RouteArgs& args) {
   int64_t numbers = 0;
   for (int64_t i = 0; i < args.n; ++i) {
     keys[i] = KeyOf(args.scores[i]);
-    numbers += keys[i] != 0;
+    numbers += static_cast<int64_t>(keys[i] != 0);
   }
   const Pivot pivot = SelectPivot(keys, args.n, args.k, static_cast<uint32_t*>(second));
   WriteChosen(keys, args.k, pivot, args.indices);

@@ -33,21 +33,25 @@ void RmsNorm(const RmsNormArgs& args) {
 
 namespace {
 
-// t with sum of min(1, exp(s + t)) = k over `descending` scores, 0 < k < n. The j largest are
-// clipped to 1: the first j that is consistent is the one.
-double SoftTopKThreshold(const std::vector<double>& descending, int64_t k) {
+// t = offset − centre with sum of min(1, exp(s + t)) = k; apart, because s may be huge.
+struct Threshold {
+  double centre = 0, offset = 0;
+};
+
+// Over `descending` scores, 0 < k < n. The j largest are clipped to 1: the first j that is
+// consistent is the one.
+Threshold SoftTopKThreshold(const std::vector<double>& descending, int64_t k) {
   const int64_t n = static_cast<int64_t>(descending.size());
-  // log_rest[j] = ln of the sum of exp(s) over the entries j, j+1, …
-  std::vector<double> log_rest(n);
-  log_rest[n - 1] = descending[n - 1];
+  // log_rest[j] = ln of the sum of exp(s − s_j) over the entries j, j+1, …
+  std::vector<double> log_rest(n, 0.0);
   for (int64_t j = n - 2; j >= 0; --j) {
-    log_rest[j] = descending[j] + std::log1p(std::exp(log_rest[j + 1] - descending[j]));
+    log_rest[j] = std::log1p(std::exp(log_rest[j + 1] + (descending[j + 1] - descending[j])));
   }
   for (int64_t j = 0; j < k; ++j) {
-    const double t = std::log(static_cast<double>(k - j)) - log_rest[j];
-    if (descending[j] + t <= 0) return t;
+    const double offset = std::log(static_cast<double>(k - j)) - log_rest[j];
+    if (offset <= 0) return {descending[j], offset};
   }
-  return -descending[k - 1];  // rounding alone leads here
+  return {descending[k - 1], 0};  // rounding alone leads here
 }
 
 }  // namespace
@@ -64,14 +68,15 @@ void Route(const RouteArgs& args) {
     if (!std::isnan(args.scores[i])) numbers.push_back(args.scores[i]);
   }
   const bool all = args.k >= static_cast<int64_t>(numbers.size());
-  const double t = all || args.k == 0 ? 0 : SoftTopKThreshold(numbers, args.k);
+  const Threshold t = all || args.k == 0 ? Threshold() : SoftTopKThreshold(numbers, args.k);
   std::sort(order.begin(), order.begin() + args.k);
   for (int64_t r = 0; r < args.k; ++r) {
     const double score = args.scores[order[r]];
     args.indices[r] = order[r];
-    args.weights[r] = std::isnan(score) ? 0.0f
-                      : all             ? 1.0f
-                                        : static_cast<float>(std::min(1.0, std::exp(score + t)));
+    args.weights[r] =
+        std::isnan(score) ? 0.0f
+        : all             ? 1.0f
+              : static_cast<float>(std::min(1.0, std::exp(score - t.centre + t.offset)));
   }
 }
 

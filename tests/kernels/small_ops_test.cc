@@ -2,38 +2,20 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cctype>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
 #include <limits>
-#include <random>
-#include <string>
 #include <vector>
 
 #include "kernels/reference/reference.h"
 #include "tests/kernels/attention_case.h"
+#include "tests/kernels/test_data.h"
 #include "tests/kernels/tolerance.h"
 
 namespace longdoc::kernels::testing {
 namespace {
-
-std::vector<float> RandomFloats(int64_t count, uint32_t seed, float scale = 1.0f,
-                                float offset = 0.0f) {
-  std::mt19937 generator(seed);
-  std::normal_distribution<float> normal;
-  std::vector<float> out(count);
-  for (float& x : out) x = offset + scale * normal(generator);
-  return out;
-}
-
-float FromBf16(uint16_t bits) {
-  const uint32_t wide = static_cast<uint32_t>(bits) << 16;
-  float value;
-  std::memcpy(&value, &wide, sizeof(value));
-  return value;
-}
 
 class SmallOps : public ::testing::TestWithParam<const CpuKernels*> {
  protected:
@@ -96,6 +78,11 @@ TEST_P(SmallOps, AddLayerNormInPlace) {
   EXPECT_EQ(over_residual, apart);
 }
 
+double ExactGelu(double x, bool tanh_form) {
+  if (!tanh_form) return x * 0.5 * std::erfc(-x * std::sqrt(0.5));
+  return x / (1 + std::exp(-std::sqrt(8 / M_PI) * (x + 0.044715 * x * x * x)));
+}
+
 // Every exponent and several mantissas, both signs, against double.
 TEST_P(SmallOps, GeluIsAccurateOverAllFloats) {
   std::vector<float> x;
@@ -112,28 +99,32 @@ TEST_P(SmallOps, GeluIsAccurateOverAllFloats) {
   const int64_t count = static_cast<int64_t>(x.size());
   std::vector<float> in(2 * count, 1.0f), out(count);
   std::copy(x.begin(), x.end(), in.begin());
-  GatedGeluArgs args;
-  args.rows = 1;
-  args.dim = count;
-  args.in = in.data();
-  args.out = out.data();
-  kernels().GatedGelu(args);
-  double worst = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    const double exact = x[i] * 0.5 * std::erfc(-static_cast<double>(x[i]) * std::sqrt(0.5));
-    if (std::abs(exact) < std::numeric_limits<float>::min()) {
-      EXPECT_LE(std::abs(out[i]), std::numeric_limits<float>::min()) << x[i];
-    } else {
-      worst = std::max(worst, std::abs(out[i] - exact) / std::abs(exact));
+  for (bool tanh_form : {false, true}) {
+    GatedGeluArgs args;
+    args.rows = 1;
+    args.dim = count;
+    args.in = in.data();
+    args.tanh_form = tanh_form;
+    args.out = out.data();
+    kernels().GatedGelu(args);
+    double worst = 0;
+    for (int64_t i = 0; i < count; ++i) {
+      const double exact = ExactGelu(x[i], tanh_form);
+      if (std::abs(exact) < std::numeric_limits<float>::min()) {
+        EXPECT_LE(std::abs(out[i]), std::numeric_limits<float>::min()) << x[i];
+      } else {
+        worst = std::max(worst, std::abs(out[i] - exact) / std::abs(exact));
+      }
     }
+    std::printf("[   WORST  ] %s gelu %s: %.2e relative\n", tanh_form ? "tanh" : "erf",
+                kernels().name, worst);
+    EXPECT_LE(worst, kGelu);
   }
-  std::printf("[   WORST  ] gelu %s: %.2e relative\n", kernels().name, worst);
-  EXPECT_LE(worst, kGelu);
 }
 
 TEST_P(SmallOps, GatedGelu) {
   for (int64_t dim : {1, 5, 16, 100}) {
-    for (bool second : {false, true}) {
+    for (int form = 0; form < 4; ++form) {
       const int64_t rows = 4;
       const std::vector<float> in = RandomFloats(rows * 2 * dim, 7, 3.0f);
       std::vector<float> expected(rows * dim), out(rows * dim);
@@ -142,7 +133,8 @@ TEST_P(SmallOps, GatedGelu) {
       args.rows = rows;
       args.dim = dim;
       args.in = in.data();
-      args.activate_second_half = second;
+      args.activate_second_half = (form & 1) != 0;
+      args.tanh_form = (form & 2) != 0;
       args.out = expected.data();
       reference::GatedGelu(args);
       args.out = out.data();
@@ -190,6 +182,36 @@ TEST_P(SmallOps, Embed) {
       kernels().Embed(args);
       EXPECT_LE(MaxDifference(out, expected), kLayerNorm * std::max(1.0, MaxAbs(expected)));
       EXPECT_EQ(FromBf16(bf16[5]), RoundTo(DType::kBF16, out[5]));
+    }
+  }
+}
+
+TEST_P(SmallOps, EmbedWithoutNormCopiesRows) {
+  const int64_t vocabulary = 20, rows = 4;
+  for (int64_t dim : {1, 16, 45}) {
+    for (bool with_type : {false, true}) {
+      const std::vector<float> table = RandomFloats(vocabulary * dim, 13);
+      const std::vector<float> type = RandomFloats(dim, 14);
+      const std::vector<int32_t> ids{19, 0, 7, 7};
+      std::vector<float> out(rows * dim), expected(rows * dim);
+      std::vector<uint16_t> bf16(rows * dim);
+      EmbedArgs args;
+      args.rows = rows;
+      args.dim = dim;
+      args.ids = ids.data();
+      args.word = table.data();
+      args.type = with_type ? type.data() : nullptr;
+      args.out = expected.data();
+      reference::Embed(args);
+      args.out = out.data();
+      args.out_bf16 = bf16.data();
+      kernels().Embed(args);
+      EXPECT_EQ(out, expected);
+      for (int64_t i = 0; i < rows * dim; ++i) {
+        const float sum = table[ids[i / dim] * dim + i % dim] + (with_type ? type[i % dim] : 0);
+        EXPECT_EQ(out[i], sum);
+        EXPECT_EQ(FromBf16(bf16[i]), RoundTo(DType::kBF16, sum));
+      }
     }
   }
 }
@@ -269,12 +291,6 @@ TEST_P(SmallOps, ZeroRowsTouchNothing) {
   kernels().Embed(embed);
   kernels().F32ToBf16(nullptr, 0, nullptr);
   kernels().Bf16ToF32(nullptr, 0, nullptr);
-}
-
-std::string TableName(const ::testing::TestParamInfo<const CpuKernels*>& info) {
-  std::string name = info.param->name;
-  for (char& c : name) c = std::isalnum(c) ? c : '_';
-  return name;
 }
 
 INSTANTIATE_TEST_SUITE_P(Tables, SmallOps, ::testing::ValuesIn(AllTables()), TableName);
