@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "engine/document_store.h"
 #include "engine/engine.h"
 #include "service/config.h"
 #include "service/metrics.h"
@@ -20,10 +21,18 @@ class ThreadPool;
 
 namespace longdoc::service {
 
+class Timers;
+
 class ServiceContext {
  public:
-  ServiceContext(Engine& engine, const Limits& limits, Metrics& metrics, ThreadPool& tokenizers)
-      : engine(engine), limits(limits), metrics(metrics), tokenizers(tokenizers) {}
+  ServiceContext(Engine& engine, DocumentStore& documents, const Limits& limits, Metrics& metrics,
+                 ThreadPool& tokenizers, Timers& timers)
+      : engine(engine),
+        documents(documents),
+        limits(limits),
+        metrics(metrics),
+        tokenizers(tokenizers),
+        timers(timers) {}
 
   // The named model, or the default one for "". NOT_FOUND (UNKNOWN_MODEL) naming those there are.
   absl::StatusOr<std::shared_ptr<const Model>> FindModel(const std::string& name) const;
@@ -33,9 +42,11 @@ class ServiceContext {
   absl::Status CheckServing() const;
 
   Engine& engine;
+  DocumentStore& documents;
   const Limits limits;
   Metrics& metrics;
   ThreadPool& tokenizers;  // runs tokenization off gRPC's threads
+  Timers& timers;          // of all streams
   std::atomic<bool> draining{false};
   std::atomic<int64_t> open_streams{0};
   std::atomic<int64_t> inflight_rpcs{0};

@@ -14,7 +14,6 @@
 #include "service/status.h"
 #include "service/stream_session.h"
 #include "service/text_job.h"
-#include "service/timer_queue.h"
 
 namespace longdoc::service {
 namespace {
@@ -30,13 +29,13 @@ absl::Status Authorize(const AuthorizeFn& authorize, const grpc::CallbackServerC
 class DocumentReactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>,
                               public StreamTransport {
  public:
-  DocumentReactor(ServiceContext& context, Timers& timers, grpc::CallbackServerContext& call,
+  DocumentReactor(ServiceContext& context, grpc::CallbackServerContext& call,
                   const absl::Status& admission)
       : context_(context),
         call_(call),
         timer_(context, Rpc::kEmbedDocument, "EmbedDocument", AdoptRequestId(call)),
         session_(StreamSession::Create(
-            context, timers,
+            context,
             [&pool = context.tokenizers](absl::AnyInvocable<void() &&> job) {
               pool.Post(std::move(job));
             },
@@ -151,13 +150,12 @@ class EmbeddingServiceImpl final : public EmbeddingServiceBase {
 
   grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* EmbedDocument(
       grpc::CallbackServerContext* call) override {
-    return new DocumentReactor(context_, timers_, *call, Authorize(authorize_, *call));
+    return new DocumentReactor(context_, *call, Authorize(authorize_, *call));
   }
 
  private:
   ServiceContext& context_;
   const AuthorizeFn authorize_;
-  TimerQueue timers_;
 };
 
 }  // namespace

@@ -26,8 +26,10 @@ using prometheus::Histogram;
 using Buckets = Histogram::BucketBoundaries;
 using Labels = std::map<std::string, std::string>;
 
-constexpr std::array<const char*, 6> kRpcNames = {
-    "EmbedTexts", "EmbedDocument", "ListModels", "GetModel", "Tokenize", "EstimateDocument"};
+constexpr std::array<const char*, 13> kRpcNames = {
+    "EmbedTexts",       "EmbedDocument",  "ListModels",  "GetModel",      "Tokenize",
+    "EstimateDocument", "EncodeDocument", "GetDocument", "ListDocuments", "DeleteDocument",
+    "ScoreCandidates",  "RankDocuments",  "GenerateText"};
 // In the order of Stage; the last one is for a cancelled request whose stage nobody told.
 constexpr std::array<const char*, 6> kStageNames = {"receive", "tokenize", "queue",
                                                     "encode",  "send",     "unknown"};
@@ -51,6 +53,12 @@ constexpr ReasonLabel kReasonLabels[] = {
     {"QUEUE_FULL", "queue_full"},
     {"DOCUMENT_EXCEEDS_MEMORY", "memory"},
     {"OUT_OF_MEMORY", "memory"},
+    {"DOCUMENT_BUDGET_EXCEEDED", "document_budget"},
+    {"DOCUMENT_NOT_FOUND", "no_document"},
+    {"DOCUMENT_EXPIRED", "no_document"},
+    {"DOCUMENT_EVICTED", "no_document"},
+    {"DOCUMENT_DELETED", "no_document"},
+    {"DOCUMENT_FOREIGN", "no_document"},
     {"TOO_MANY_TOKENS", "too_many_tokens"},
     {"DOCUMENT_TOO_LARGE", "too_large"},
     {"TEXT_TOO_LARGE", "too_large"},
@@ -176,11 +184,13 @@ struct Metrics::Impl {
   Family<Gauge>* model_info;
   Family<Gauge>* model_load_seconds;
 
-  // The engine is read at scrape time. After it is detached its last counters stay, because a
-  // counter must not fall back to zero within the life of a process.
-  mutable std::mutex engine_mutex;
+  // Engine and store are read at scrape time. After they are detached their last counters stay,
+  // because a counter must not fall back to zero within the life of a process.
+  mutable std::mutex sources_mutex;
   const Engine* engine = nullptr;
-  EngineStats last_stats;
+  EngineStats last_engine_stats;
+  const DocumentStore* documents = nullptr;
+  DocumentStoreStats last_document_stats;
 };
 
 Metrics::Impl::Impl() {
@@ -346,8 +356,10 @@ void Metrics::ModelLoaded(const Model& model, double seconds) {
 }
 
 void Metrics::AttachEngine(const Engine* engine) {
-  std::lock_guard<std::mutex> lock(impl_->engine_mutex);
-  if (engine == nullptr && impl_->engine != nullptr) impl_->last_stats = impl_->engine->stats();
+  std::lock_guard<std::mutex> lock(impl_->sources_mutex);
+  if (engine == nullptr && impl_->engine != nullptr) {
+    impl_->last_engine_stats = impl_->engine->stats();
+  }
   impl_->engine = engine;
   if (engine == nullptr) return;
   impl_->build_info->Remove(impl_->build_info_series);
@@ -356,14 +368,25 @@ void Metrics::AttachEngine(const Engine* engine) {
   impl_->build_info_series->Set(1);
 }
 
+void Metrics::AttachDocuments(const DocumentStore* documents) {
+  std::lock_guard<std::mutex> lock(impl_->sources_mutex);
+  if (documents == nullptr && impl_->documents != nullptr) {
+    impl_->last_document_stats = impl_->documents->stats();
+  }
+  impl_->documents = documents;
+}
+
 void Metrics::SetDraining(bool draining) { impl_->draining->Set(draining ? 1 : 0); }
 
 std::string Metrics::Exposition() const {
   std::vector<prometheus::MetricFamily> families = impl_->registry.Collect();
   {
-    std::lock_guard<std::mutex> lock(impl_->engine_mutex);
-    const EngineStats stats = impl_->engine ? impl_->engine->stats() : impl_->last_stats;
+    std::lock_guard<std::mutex> lock(impl_->sources_mutex);
+    const EngineStats stats = impl_->engine ? impl_->engine->stats() : impl_->last_engine_stats;
     for (auto& family : EngineFamilies(stats)) families.push_back(std::move(family));
+    const DocumentStoreStats kept =
+        impl_->documents ? impl_->documents->stats() : impl_->last_document_stats;
+    for (auto& family : DocumentFamilies(kept)) families.push_back(std::move(family));
   }
   for (auto& family : ProcessFamilies()) families.push_back(std::move(family));
   return prometheus::TextSerializer().Serialize(families);

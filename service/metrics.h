@@ -11,6 +11,7 @@
 #include <string_view>
 
 #include "absl/status/status.h"
+#include "engine/document_store.h"
 #include "engine/engine.h"
 
 namespace longdoc::service {
@@ -22,7 +23,14 @@ enum class Rpc {
   kListModels,
   kGetModel,
   kTokenize,
-  kEstimateDocument
+  kEstimateDocument,
+  kEncodeDocument,
+  kGetDocument,
+  kListDocuments,
+  kDeleteDocument,
+  kScoreCandidates,
+  kRankDocuments,
+  kGenerateText
 };
 enum class Stage { kReceive, kTokenize, kQueue, kEncode, kSend };
 enum class StreamEvent { kReadPaused, kIdleTimeout, kClientGone };
@@ -55,6 +63,8 @@ class Metrics {
 
   // Scheduler and memory readings are taken from the engine at scrape time. Null detaches.
   void AttachEngine(const Engine* engine);
+  // So are those of the kept documents.
+  void AttachDocuments(const DocumentStore* documents);
   void SetDraining(bool draining);
 
   // Text exposition of everything, for GET /metrics.

@@ -106,52 +106,115 @@ double CpuSeconds() {
   return seconds(usage.ru_utime) + seconds(usage.ru_stime);
 }
 
+double Number(int64_t value) { return static_cast<double>(value); }
+
+std::vector<MetricFamily> RoutingFamilies(const RoutingStats& routing) {
+  // In the order of RoutingStats::Router.
+  constexpr const char* kRouters[RoutingStats::kNumRouters] = {"query", "key_value",
+                                                               "feed_forward"};
+  MetricFamily tokens =
+      Family(MetricType::Counter, "longdoc_routed_tokens_total",
+             "Tokens that conditional computation sent through the heavy branch, over all layers.");
+  MetricFamily weight = Family(MetricType::Counter, "longdoc_routed_weight_total",
+                               "Sum of those tokens' soft weights, each in (0, 1].");
+  for (int i = 0; i < RoutingStats::kNumRouters; ++i) {
+    AddSample(&tokens, "router", kRouters[i], Number(routing.tokens[static_cast<size_t>(i)]));
+    AddSample(&weight, "router", kRouters[i], routing.weight[static_cast<size_t>(i)]);
+  }
+  std::vector<MetricFamily> families;
+  families.push_back(std::move(tokens));
+  families.push_back(std::move(weight));
+  families.push_back(Counter("longdoc_routed_queries_compared_total",
+                             "Routed queries of all layers but the first.",
+                             Number(routing.follow_ups)));
+  families.push_back(Counter("longdoc_routed_queries_repeated_total",
+                             "Those of them that the layer before routed as well.",
+                             Number(routing.repeated)));
+  return families;
+}
+
 }  // namespace
 
 std::vector<MetricFamily> EngineFamilies(const EngineStats& stats) {
-  const auto number = [](int64_t value) { return static_cast<double>(value); };
   std::vector<MetricFamily> families;
   families.push_back(
-      Gauge("longdoc_tasks_running", "Encodes that have started.", number(stats.running_tasks)));
+      Gauge("longdoc_tasks_running", "Encodes that have started.", Number(stats.running_tasks)));
   families.push_back(
-      Gauge("longdoc_tasks_waiting", "Encodes in the queue.", number(stats.queued_tasks)));
+      Gauge("longdoc_tasks_waiting", "Encodes in the queue.", Number(stats.queued_tasks)));
   families.push_back(Gauge("longdoc_running_tokens", "Tokens of the encodes that have started.",
-                           number(stats.running_tokens)));
+                           Number(stats.running_tokens)));
   families.push_back(Gauge("longdoc_queued_tokens", "Tokens of the encodes in the queue.",
-                           number(stats.queued_tokens)));
+                           Number(stats.queued_tokens)));
 
   MetricFamily memory =
       Family(MetricType::Gauge, "longdoc_document_memory_bytes",
              "Memory of documents: reserved by admission, allocated now, and the budget.");
-  AddSample(&memory, "kind", "reserved", number(stats.reserved_bytes));
-  AddSample(&memory, "kind", "allocated", number(stats.allocated_bytes));
-  AddSample(&memory, "kind", "budget", number(stats.memory_budget_bytes));
+  AddSample(&memory, "kind", "reserved", Number(stats.reserved_bytes));
+  AddSample(&memory, "kind", "allocated", Number(stats.allocated_bytes));
+  AddSample(&memory, "kind", "budget", Number(stats.memory_budget_bytes));
   families.push_back(std::move(memory));
   families.push_back(Gauge("longdoc_document_memory_peak_bytes",
                            "Most memory of documents allocated at once since the start.",
-                           number(stats.peak_allocated_bytes)));
+                           Number(stats.peak_allocated_bytes)));
   families.push_back(Gauge("longdoc_workspace_bytes", "Workspaces of the workers, kept and reused.",
-                           number(stats.scratch_bytes)));
+                           Number(stats.scratch_bytes)));
 
   families.push_back(
-      Counter("longdoc_batches_total", "Forward passes started.", number(stats.batches)));
+      Counter("longdoc_batches_total", "Forward passes started.", Number(stats.batches)));
   families.push_back(Counter("longdoc_batch_sequences_total",
                              "Texts and documents in those passes; over batches: the mean size.",
-                             number(stats.batch_sequences)));
+                             Number(stats.batch_sequences)));
   families.push_back(
-      Counter("longdoc_batch_tokens_total", "Tokens in those passes.", number(stats.batch_tokens)));
+      Counter("longdoc_batch_tokens_total", "Tokens in those passes.", Number(stats.batch_tokens)));
   families.push_back(Counter("longdoc_encoded_tokens_total", "Tokens through the whole encoder.",
-                             number(stats.tokens_encoded)));
+                             Number(stats.tokens_encoded)));
   families.push_back(Counter("longdoc_attention_tiles_computed_total",
-                             "Attention tiles that were computed.", number(stats.tiles_computed)));
+                             "Attention tiles that were computed.", Number(stats.tiles_computed)));
   families.push_back(Counter("longdoc_attention_tiles_dense_total",
                              "Attention tiles that dense attention would have computed.",
-                             number(stats.tiles_dense)));
+                             Number(stats.tiles_dense)));
   MetricFamily worker = Family(MetricType::Counter, "longdoc_worker_seconds_total",
                                "Time of the workers in attention and in everything else.");
   AddSample(&worker, "kind", "attention", stats.attention_seconds);
   AddSample(&worker, "kind", "dense", stats.dense_seconds);
   families.push_back(std::move(worker));
+  for (auto& family : RoutingFamilies(stats.routing)) families.push_back(std::move(family));
+  return families;
+}
+
+std::vector<MetricFamily> DocumentFamilies(const DocumentStoreStats& stats) {
+  std::vector<MetricFamily> families;
+  families.push_back(
+      Gauge("longdoc_kept_documents", "Documents that are kept.", Number(stats.documents)));
+  families.push_back(Gauge("longdoc_kept_documents_pinned",
+                           "Kept documents in use, which are not evicted.",
+                           Number(stats.pinned_documents)));
+  MetricFamily bytes = Family(MetricType::Gauge, "longdoc_kept_document_bytes",
+                              "Memory of kept documents, and of deleted ones still in use.");
+  AddSample(&bytes, "kind", "cross_kv", Number(stats.held.cross_kv));
+  AddSample(&bytes, "kind", "token_vectors", Number(stats.held.token_vectors));
+  AddSample(&bytes, "kind", "passages", Number(stats.held.passages));
+  AddSample(&bytes, "kind", "ids", Number(stats.held.ids));
+  AddSample(&bytes, "kind", "other", Number(stats.held.other));
+  families.push_back(std::move(bytes));
+  families.push_back(Gauge("longdoc_kept_document_reserved_bytes",
+                           "Memory promised to documents that are being encoded to be kept.",
+                           Number(stats.reserved_bytes)));
+  families.push_back(Gauge("longdoc_kept_document_budget_bytes", "Most that both may be together.",
+                           Number(stats.budget_bytes)));
+  MetricFamily events = Family(MetricType::Counter, "longdoc_kept_document_events_total",
+                               "Documents added, found by their content again, and gone.");
+  AddSample(&events, "event", "added", Number(stats.added));
+  AddSample(&events, "event", "reused", Number(stats.reused));
+  AddSample(&events, "event", "evicted", Number(stats.evicted));
+  AddSample(&events, "event", "expired", Number(stats.expired));
+  AddSample(&events, "event", "deleted", Number(stats.deleted));
+  families.push_back(std::move(events));
+  MetricFamily lookups = Family(MetricType::Counter, "longdoc_kept_document_lookups_total",
+                                "Uses of a document by name.");
+  AddSample(&lookups, "outcome", "found", Number(stats.lookups_found));
+  AddSample(&lookups, "outcome", "missed", Number(stats.lookups_missed));
+  families.push_back(std::move(lookups));
   return families;
 }
 

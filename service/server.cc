@@ -7,6 +7,7 @@
 #include <chrono>
 #include <climits>
 #include <future>
+#include <random>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -15,8 +16,10 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "engine/base/machine_memory.h"
 #include "engine/base/status_macros.h"
 #include "engine/base/thread_pool.h"
+#include "engine/document_store.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/health_check_service_interface.h"
 #include "grpcpp/impl/server_builder_option.h"
@@ -28,6 +31,7 @@
 #include "service/http_endpoint.h"
 #include "service/log.h"
 #include "service/services.h"
+#include "service/timer_queue.h"
 
 namespace longdoc::service {
 namespace {
@@ -49,6 +53,8 @@ constexpr auto kLongestQuietWait = std::chrono::seconds(2);
 // When the grace period is over, or nobody asked for a drain.
 constexpr auto kNoTime = std::chrono::milliseconds(50);
 constexpr auto kPollInterval = std::chrono::milliseconds(5);
+// How late an expired document's memory is freed, at most.
+constexpr auto kSweepInterval = std::chrono::seconds(1);
 
 double SecondsSince(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
@@ -95,6 +101,19 @@ absl::Status WarmUp(Engine& engine, const std::shared_ptr<const Model>& model) {
   return done.get_future().get();
 }
 
+DocumentStoreOptions StoreOptions(const DocumentsConfig& config) {
+  DocumentStoreOptions options;
+  options.budget_bytes = config.budget_bytes;
+  if (options.budget_bytes == 0) options.budget_bytes = MachineMemoryBytes() / 10;
+  options.max_documents = config.max_documents;
+  options.default_ttl = config.default_ttl;
+  options.max_ttl = config.max_ttl;
+  // New at every start, so that a name from before it is known for what it is.
+  std::random_device random;
+  options.instance = absl::StrFormat("%08x%08x", random(), random());
+  return options;
+}
+
 void SetKeepalive(const LifecycleConfig& lifecycle, grpc::ServerBuilder* builder) {
   // Long computations leave streams silent: ping, so that a vanished client is noticed, and allow
   // clients to ping every ten seconds even without calls.
@@ -125,6 +144,7 @@ struct Server::Impl {
   absl::Status LoadModel(const ModelSource& source);
   absl::Status StartGrpc();
   void SetReady(bool ready);
+  void SweepDocuments();
   int64_t RunningRpcs() const {  // streams are RPCs too, but leave the two counts one by one
     return std::max<int64_t>(context->inflight_rpcs, context->open_streams);
   }
@@ -136,6 +156,8 @@ struct Server::Impl {
   std::atomic<const char*> not_ready{"loading"};  // nullptr once ready
   std::unique_ptr<HttpEndpoint> http;
   std::unique_ptr<Engine> engine;
+  std::unique_ptr<DocumentStore> documents;
+  std::unique_ptr<TimerQueue> timers;
   std::unique_ptr<ThreadPool> tokenizers;
   std::unique_ptr<ServiceContext> context;
   std::unique_ptr<grpc::Service> embedding_service;
@@ -172,7 +194,13 @@ absl::Status Server::Impl::StartEngine(const EngineFactory& make_engine) {
   // Two at least: the chunks of a long document must not hold up a short text.
   const int threads = std::max(2, static_cast<int>(std::thread::hardware_concurrency()) / 4);
   tokenizers = std::make_unique<ThreadPool>("ld-token", threads);
-  context = std::make_unique<ServiceContext>(*engine, options.limits, metrics, *tokenizers);
+  documents = std::make_unique<DocumentStore>(StoreOptions(options.documents));
+  metrics.AttachDocuments(documents.get());
+  Log(LogLevel::kInfo, "document store ready", {{"budget_bytes", documents->stats().budget_bytes}});
+  timers = std::make_unique<TimerQueue>();
+  SweepDocuments();
+  context = std::make_unique<ServiceContext>(*engine, *documents, options.limits, metrics,
+                                             *tokenizers, *timers);
   return absl::OkStatus();
 }
 
@@ -236,6 +264,12 @@ void Server::Impl::SetReady(bool ready) {
   for (const char* name : kReadinessNames) health->SetServingStatus(name, ready);
 }
 
+// On the timers' thread, again and again.
+void Server::Impl::SweepDocuments() {
+  documents->Sweep();
+  timers->Schedule(timers->Now() + kSweepInterval, [this] { SweepDocuments(); });
+}
+
 void Server::Impl::WaitForQuiet() const {
   const Clock::time_point end = Clock::now() + kLongestQuietWait;
   Clock::time_point quiet_since = Clock::now();
@@ -258,6 +292,7 @@ Server::Impl::~Impl() {
   StopGrpc(kNoTime);
   if (engine != nullptr) engine->Stop();
   tokenizers.reset();  // joins: jobs of cancelled requests may still refer to the services
+  metrics.AttachDocuments(nullptr);
   metrics.AttachEngine(nullptr);
 }
 

@@ -13,7 +13,7 @@ longdoc_add_library(metrics
 )
 target_compile_definitions(longdoc_metrics PUBLIC LONGDOC_VERSION="${PROJECT_VERSION}")
 target_link_libraries(longdoc_metrics
-  PUBLIC longdoc::base absl::status absl::statusor
+  PUBLIC longdoc::engine absl::status absl::statusor
   PRIVATE prometheus-cpp::core)
 
 longdoc_add_library(service_config

@@ -22,7 +22,7 @@ namespace longdoc::service {
 // or UNAUTHENTICATED with a reason. Called on gRPC threads, concurrently; must be quick.
 using AuthorizeFn = std::function<absl::Status(const std::string& authorization)>;
 
-// EmbedTexts and EmbedDocument. Owns the timer thread of its streams ("ld-timer").
+// EmbedTexts and EmbedDocument.
 std::unique_ptr<grpc::Service> MakeEmbeddingService(ServiceContext& context,
                                                     AuthorizeFn authorize = nullptr);
 // ListModels, GetModel, Tokenize and EstimateDocument.

@@ -57,17 +57,15 @@ class StreamSession::Guard {
   std::unique_lock<std::mutex> lock_;
 };
 
-std::shared_ptr<StreamSession> StreamSession::Create(ServiceContext& context, Timers& timers,
-                                                     Executor executor, TimePoint deadline) {
-  deadline = std::min(deadline, timers.Now() + ToChrono(context.limits.max_deadline));
-  return std::shared_ptr<StreamSession>(
-      new StreamSession(context, timers, std::move(executor), deadline));
+std::shared_ptr<StreamSession> StreamSession::Create(ServiceContext& context, Executor executor,
+                                                     TimePoint deadline) {
+  deadline = std::min(deadline, context.timers.Now() + ToChrono(context.limits.max_deadline));
+  return std::shared_ptr<StreamSession>(new StreamSession(context, std::move(executor), deadline));
 }
 
-StreamSession::StreamSession(ServiceContext& context, Timers& timers, Executor executor,
-                             TimePoint deadline)
+StreamSession::StreamSession(ServiceContext& context, Executor executor, TimePoint deadline)
     : context_(context),
-      timers_(timers),
+      timers_(context.timers),
       executor_(std::move(executor)),
       deadline_(deadline),
       token_(std::make_shared<CancellationToken>(deadline)),

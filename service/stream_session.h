@@ -56,10 +56,10 @@ class StreamSession : public std::enable_shared_from_this<StreamSession> {
   // Runs a job later on another thread. Must not run it before returning.
   using Executor = std::function<void(absl::AnyInvocable<void() &&>)>;
 
-  // `deadline`: the client's; cut to the server's limit. The context, timers and the executor must
-  // outlive the session.
-  static std::shared_ptr<StreamSession> Create(ServiceContext& context, Timers& timers,
-                                               Executor executor, TimePoint deadline);
+  // `deadline`: the client's; cut to the server's limit. The context and the executor must outlive
+  // the session.
+  static std::shared_ptr<StreamSession> Create(ServiceContext& context, Executor executor,
+                                               TimePoint deadline);
   ~StreamSession();
 
   // Opens the stream: starts the first read, or finishes at once with `admission`, with UNAVAILABLE
@@ -96,7 +96,7 @@ class StreamSession : public std::enable_shared_from_this<StreamSession> {
     int64_t num_ids = 0;
   };
 
-  StreamSession(ServiceContext& context, Timers& timers, Executor executor, TimePoint deadline);
+  StreamSession(ServiceContext& context, Executor executor, TimePoint deadline);
 
   // Holds mutex_, and afterwards destroys what was dropped under it.
   class Guard;

@@ -4,7 +4,6 @@
 
 #include <cstdint>
 #include <deque>
-#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -14,44 +13,10 @@
 #include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
 #include "engine/base/check.h"
-#include "engine/base/thread_pool.h"
-#include "service/context.h"
-#include "service/metrics.h"
 #include "service/stream_session.h"
-#include "service/timer_queue.h"
-#include "tests/support/fake_engine.h"
+#include "tests/support/test_context.h"
 
 namespace longdoc::testing {
-
-class ManualTimers final : public service::Timers {
- public:
-  TimePoint Now() const override { return now_; }
-  Id Schedule(TimePoint when, absl::AnyInvocable<void() &&> fn) override {
-    const Id id{when, next_serial_++};
-    timers_.emplace(id, std::move(fn));
-    return id;
-  }
-  bool Cancel(const Id& id) override { return timers_.erase(id) > 0; }
-
-  // Moves time and runs what falls due, in order.
-  void Advance(double seconds) {
-    const TimePoint end = now_ + std::chrono::duration_cast<std::chrono::nanoseconds>(
-                                     std::chrono::duration<double>(seconds));
-    while (!timers_.empty() && timers_.begin()->first.when <= end) {
-      now_ = std::max(now_, timers_.begin()->first.when);
-      absl::AnyInvocable<void()&&> fn = std::move(timers_.begin()->second);
-      timers_.erase(timers_.begin());
-      std::move(fn)();
-    }
-    now_ = end;
-  }
-  size_t size() const { return timers_.size(); }
-
- private:
-  TimePoint now_ = TimePoint() + std::chrono::hours(24 * 365);
-  uint64_t next_serial_ = 1;
-  std::map<Id, absl::AnyInvocable<void() &&>> timers_;
-};
 
 // Aborts when the session breaks the rules of gRPC's reactors.
 class CheckedTransport final : public service::StreamTransport {
@@ -106,23 +71,22 @@ class CheckedTransport final : public service::StreamTransport {
 class SessionHarness {
  public:
   explicit SessionHarness(const service::Limits& limits = {}, double deadline_seconds = 600)
-      : pool_("test-unused", 1), context_(engine_, limits, metrics_, pool_) {
-    context_.AddModel(engine_.model());
+      : test_(limits) {
     session_ = service::StreamSession::Create(
-        context_, timers_,
+        test_.context,
         [this](absl::AnyInvocable<void() &&> job) { jobs_.push_back(std::move(job)); },
-        timers_.Now() + std::chrono::milliseconds(static_cast<int64_t>(deadline_seconds * 1000)));
+        timers().Now() + std::chrono::milliseconds(static_cast<int64_t>(deadline_seconds * 1000)));
   }
   ~SessionHarness() {
     // Whatever happened, an orderly end must be reachable.
     if (!transport_.finished()) session_->OnCancel();
     if (transport_.writing()) WriteDone(false);
     RunJobs();
-    while (engine_.Complete()) {
+    while (engine().Complete()) {
     }
     RunJobs();
     LD_CHECK(!started_ || transport_.finished());
-    LD_CHECK(context_.open_streams == 0);
+    LD_CHECK(context().open_streams == 0);
     LD_CHECK(session_.use_count() == 1);  // nothing holds on to it
   }
 
@@ -186,20 +150,17 @@ class SessionHarness {
     }
   }
 
-  FakeEngine& engine() { return engine_; }
-  ManualTimers& timers() { return timers_; }
+  FakeEngine& engine() { return test_.engine; }
+  ManualTimers& timers() { return test_.timers; }
   CheckedTransport& transport() { return transport_; }
   service::StreamSession& session() { return *session_; }
-  service::ServiceContext& context() { return context_; }
-  service::Metrics& metrics() { return metrics_; }
+  service::ServiceContext& context() { return test_.context; }
+  DocumentStore& documents() { return test_.documents; }
+  service::Metrics& metrics() { return test_.metrics; }
   size_t num_jobs() const { return jobs_.size(); }
 
  private:
-  service::Metrics metrics_;
-  ThreadPool pool_;
-  FakeEngine engine_;
-  ManualTimers timers_;
-  service::ServiceContext context_;
+  TestContext test_;
   std::deque<absl::AnyInvocable<void() &&>> jobs_;
   CheckedTransport transport_;
   bool started_ = false;

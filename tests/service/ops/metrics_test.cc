@@ -33,6 +33,9 @@ class ReadingsEngine final : public Engine {
     return absl::UnimplementedError("readings only");
   }
   absl::Status Submit(EncodeTask&&) override { return absl::UnimplementedError("readings only"); }
+  absl::Status Submit(MaxSimTask&&) override { return absl::UnimplementedError("readings only"); }
+  absl::Status Submit(ScoreTask&&) override { return absl::UnimplementedError("readings only"); }
+  absl::Status Submit(GenerateTask&&) override { return absl::UnimplementedError("readings only"); }
   EngineStats stats() const override { return readings; }
   const EngineOptions& options() const override { return options_; }
   std::string DeviceDescription() const override { return "cpu \"test\", 2 threads"; }
@@ -199,8 +202,11 @@ TEST(Metrics, RefusalsByReason) {
   finish(absl::UnavailableError("x"), "DRAINING");
   finish(absl::ResourceExhaustedError("x"), "SOMETHING_ELSE");
   finish(absl::DeadlineExceededError("x"), "IDLE_TIMEOUT");
-  for (const char* reason : {"queue_full", "memory", "too_many_tokens", "invalid_argument", "auth",
-                             "draining", "other", "idle_timeout"}) {
+  finish(absl::ResourceExhaustedError("x"), "DOCUMENT_BUDGET_EXCEEDED");
+  finish(absl::NotFoundError("x"), "DOCUMENT_EXPIRED");
+  for (const char* reason :
+       {"document_budget", "no_document", "queue_full", "memory", "too_many_tokens",
+        "invalid_argument", "auth", "draining", "other", "idle_timeout"}) {
     EXPECT_EQ(rejected(reason), 1) << reason;
   }
   // What is no refusal.
@@ -284,6 +290,52 @@ TEST(Metrics, EngineIsReadAtScrapeAndItsCountersOutliveIt) {
     metrics.AttachEngine(nullptr);
   }
   EXPECT_EQ(Value(metrics, "longdoc_encoded_tokens_total"), 2000);
+}
+
+TEST(Metrics, KeptDocumentsAreReadAtScrapeAndTheirCountersOutliveTheStore) {
+  Metrics metrics;
+  {
+    DocumentStoreOptions options;
+    options.budget_bytes = 100'000;
+    options.instance = "a";
+    DocumentStore store(options);
+    metrics.AttachDocuments(&store);
+    KeptDocument document;
+    document.ids.reserve(1000);
+    auto pin = store.Add(std::string(32, 'k'), std::move(document), absl::ZeroDuration(), nullptr);
+    ASSERT_TRUE(pin.ok());
+    const auto promised = store.Reserve(500);
+    ASSERT_TRUE(store.Find(pin->name()).ok());
+    ASSERT_FALSE(store.Find("documents/b-" + std::string(32, '0')).ok());
+    const std::string text = metrics.Exposition();
+    EXPECT_EQ(Value(text, "longdoc_kept_documents"), 1);
+    EXPECT_EQ(Value(text, "longdoc_kept_documents_pinned"), 1);
+    EXPECT_EQ(Value(text, "longdoc_kept_document_bytes{kind=\"ids\"}"), 4000);
+    EXPECT_EQ(Value(text, "longdoc_kept_document_bytes{kind=\"cross_kv\"}"), 0);
+    EXPECT_EQ(Value(text, "longdoc_kept_document_reserved_bytes"), 500);
+    EXPECT_EQ(Value(text, "longdoc_kept_document_budget_bytes"), 100'000);
+    EXPECT_EQ(Value(text, "longdoc_kept_document_lookups_total{outcome=\"found\"}"), 1);
+    EXPECT_EQ(Value(text, "longdoc_kept_document_lookups_total{outcome=\"missed\"}"), 1);
+    metrics.AttachDocuments(nullptr);
+  }
+  EXPECT_EQ(Value(metrics, "longdoc_kept_document_events_total{event=\"added\"}"), 1);
+}
+
+TEST(Metrics, RoutingByRouter) {
+  Metrics metrics;
+  ReadingsEngine engine;
+  engine.readings.routing.tokens = {1, 2, 3};
+  engine.readings.routing.weight = {0.5, 1.5, 2.5};
+  engine.readings.routing.follow_ups = 10;
+  engine.readings.routing.repeated = 4;
+  metrics.AttachEngine(&engine);
+  const std::string text = metrics.Exposition();
+  metrics.AttachEngine(nullptr);
+  EXPECT_EQ(Value(text, "longdoc_routed_tokens_total{router=\"query\"}"), 1);
+  EXPECT_EQ(Value(text, "longdoc_routed_tokens_total{router=\"key_value\"}"), 2);
+  EXPECT_EQ(Value(text, "longdoc_routed_weight_total{router=\"feed_forward\"}"), 2.5);
+  EXPECT_EQ(Value(text, "longdoc_routed_queries_compared_total"), 10);
+  EXPECT_EQ(Value(text, "longdoc_routed_queries_repeated_total"), 4);
 }
 
 TEST(Metrics, ProcessReadings) {

@@ -9,8 +9,7 @@
 #include <vector>
 
 #include "engine/base/error_reason.h"
-#include "engine/base/thread_pool.h"
-#include "tests/support/fake_engine.h"
+#include "tests/support/test_context.h"
 
 namespace longdoc::testing {
 namespace {
@@ -20,10 +19,7 @@ using service::TextJob;
 
 class TextJobTest : public ::testing::Test {
  protected:
-  explicit TextJobTest(const Limits& limits = SmallLimits())
-      : pool_("test-unused", 1), context_(engine_, limits, metrics_, pool_) {
-    context_.AddModel(engine_.model());
-  }
+  explicit TextJobTest(const Limits& limits = SmallLimits()) : test_(limits) {}
   static Limits SmallLimits() {
     Limits limits;
     limits.max_texts = 100;
@@ -57,10 +53,9 @@ class TextJobTest : public ::testing::Test {
   }
   std::string Reason() const { return outcome_ ? ReasonOf(*outcome_) : "none yet"; }
 
-  service::Metrics metrics_;
-  ThreadPool pool_;
-  FakeEngine engine_;
-  service::ServiceContext context_;
+  TestContext test_;
+  FakeEngine& engine_ = test_.engine;
+  service::ServiceContext& context_ = test_.context;
   std::deque<absl::AnyInvocable<void() &&>> work_;
   v1::EmbedTextsResponse response_;
   std::optional<absl::Status> outcome_;
