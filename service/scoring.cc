@@ -268,16 +268,16 @@ absl::StatusOr<Methods> ResolveMethods(absl::Span<const int> asked, const Method
   return methods;
 }
 
-absl::StatusOr<std::vector<int32_t>> TokenizeCandidate(const ServiceContext& context,
-                                                       const Model& model, const std::string* text,
-                                                       const v1::TokenIds* ids) {
+absl::StatusOr<std::vector<int32_t>> TokenizeInput(const ServiceContext& context,
+                                                   const Model& model, const std::string* text,
+                                                   const v1::TokenIds* ids) {
   const int64_t limit = context.limits.max_candidate_bytes;
   const int64_t bytes = text != nullptr  ? static_cast<int64_t>(text->size())
                         : ids != nullptr ? 4 * static_cast<int64_t>(ids->ids_size())
                                          : 0;
   if (bytes > limit) {
     return Invalid(absl::StrFormat("text has %d bytes, the limit is %d", bytes, limit),
-                   "CANDIDATE_TOO_LARGE");
+                   "TEXT_TOO_LARGE");
   }
   std::vector<int32_t> out;
   if (text != nullptr) {
@@ -288,12 +288,12 @@ absl::StatusOr<std::vector<int32_t>> TokenizeCandidate(const ServiceContext& con
     out.assign(ids->ids().begin(), ids->ids().end());
     RETURN_IF_ERROR(CheckTokenIds(model, out));
   }
-  if (out.empty()) return Invalid("text has no token", "EMPTY_CANDIDATE");
   return out;
 }
 
 absl::Status CheckCandidateLength(const ServiceContext& context, const Model& model,
                                   const Methods& methods, int64_t tokens) {
+  if (tokens == 0) return Invalid("text has no token", "EMPTY_CANDIDATE");
   for (v1::ScoringMethod method : methods) {
     const bool likelihood = method == v1::QUERY_LIKELIHOOD;
     // [SEP] is a target too; what is encoded has [CLS] as well.

@@ -1,7 +1,8 @@
 // Scores of one candidate against one encoded document, by every method asked for. Knows nothing of
 // gRPC; what ScoreCandidates and RankDocuments have in common.
 //
-//   TokenizeCandidate → EncodeCandidate (only for methods that compare vectors) → ScorePair
+//   TokenizeInput, CheckCandidateLength → EncodeCandidate (only for methods that compare vectors) →
+//   ScorePair
 #pragma once
 
 #include <cstdint>
@@ -56,20 +57,21 @@ struct EncodedCandidate {
   std::vector<float> token_vectors;  // [m, C], special tokens included, of unit length; likewise
 };
 
-// Ids of a candidate, a query or a prompt given as text (null: as `ids`). INVALID_ARGUMENT:
-// EMPTY_CANDIDATE (neither, or no token), CANDIDATE_TOO_LARGE (bytes; an id counts 4),
-// INVALID_UTF8, TOKEN_OUT_OF_VOCABULARY.
-absl::StatusOr<std::vector<int32_t>> TokenizeCandidate(const ServiceContext& context,
-                                                       const Model& model, const std::string* text,
-                                                       const v1::TokenIds* ids);
+// Ids of a short text: a candidate, a query or a prompt, given as text (null: as `ids`; both null:
+// none). INVALID_ARGUMENT: TEXT_TOO_LARGE (bytes; an id counts 4), INVALID_UTF8,
+// TOKEN_OUT_OF_VOCABULARY.
+absl::StatusOr<std::vector<int32_t>> TokenizeInput(const ServiceContext& context,
+                                                   const Model& model, const std::string* text,
+                                                   const v1::TokenIds* ids);
 // The same from the oneof `input` of a Candidate or TextInput.
 template <typename Input>
-absl::StatusOr<std::vector<int32_t>> TokenizeCandidate(const ServiceContext& context,
-                                                       const Model& model, const Input& input) {
-  return TokenizeCandidate(context, model, input.has_text() ? &input.text() : nullptr,
-                           input.has_token_ids() ? &input.token_ids() : nullptr);
+absl::StatusOr<std::vector<int32_t>> TokenizeInput(const ServiceContext& context,
+                                                   const Model& model, const Input& input) {
+  return TokenizeInput(context, model, input.has_text() ? &input.text() : nullptr,
+                       input.has_token_ids() ? &input.token_ids() : nullptr);
 }
-// INVALID_ARGUMENT (CANDIDATE_TOO_LONG) when one of the methods cannot take that many tokens.
+// INVALID_ARGUMENT: EMPTY_CANDIDATE without tokens, CANDIDATE_TOO_LONG when one of the methods
+// cannot take that many.
 absl::Status CheckCandidateLength(const ServiceContext& context, const Model& model,
                                   const Methods& methods, int64_t tokens);
 

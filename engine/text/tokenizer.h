@@ -74,6 +74,8 @@ class Tokenizer {
   virtual int32_t vocab_size() const = 0;  // highest id + 1
   virtual const SpecialTokens& special() const = 0;
   virtual const PairTemplate& pair() const = 0;
+  // Tokens are spelled in GPT-2's alphabet of bytes (byte_level.h), not as text.
+  virtual bool byte_level() const = 0;
   // Text of a token as the vocabulary spells it ("##ing", "\u0120the"); empty for an id without
   // entry.
   virtual std::string_view TokenText(int32_t id) const = 0;

@@ -28,6 +28,7 @@ class WordPieceTokenizer final : public Tokenizer {
   int32_t vocab_size() const override { return parts_.model.vocabulary.size(); }
   const SpecialTokens& special() const override { return parts_.special; }
   const PairTemplate& pair() const override { return parts_.pair; }
+  bool byte_level() const override { return false; }
   std::string_view TokenText(int32_t id) const override { return parts_.model.vocabulary.Text(id); }
   int32_t TokenId(std::string_view text) const override {
     return parts_.model.vocabulary.Find(text);
