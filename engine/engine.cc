@@ -11,9 +11,11 @@
 #include "engine/base/error_reason.h"
 #include "engine/base/machine_memory.h"
 #include "engine/base/status_macros.h"
+#include "engine/colt5_model.h"
 #include "engine/decode_work.h"
 #include "engine/encode_work.h"
 #include "engine/encoder_model.h"
+#include "engine/model/model_type.h"
 #include "engine/scheduler.h"
 #include "engine/similarity.h"
 
@@ -70,6 +72,8 @@ class EngineImpl final : public Engine {
 
   absl::StatusOr<std::shared_ptr<const Model>> LoadModel(const std::string& name,
                                                          const std::string& dir) override {
+    ASSIGN_OR_RETURN(const ModelType type, PeekModelType(dir));
+    if (type == ModelType::kColt5) return Colt5Model::Load(name, dir, *backend_);
     return EncoderModel::Load(name, dir, *backend_);
   }
   absl::StatusOr<EncodePlan> Plan(const Model& model, const EncodeShape& shape) const override;
