@@ -5,9 +5,11 @@
 #include <cctype>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <vector>
 
+#include "kernels/cpu/layout.h"
 #include "tests/kernels/attention_case.h"
 #include "tests/kernels/gathered_case.h"
 #include "tests/kernels/tolerance.h"
@@ -191,6 +193,120 @@ TEST_P(AttentionGathered, ResultDependsOnNeitherPartitionNorOtherSequences) {
   const AttentionTensors part{slice(t.q, 40, 400, 4), slice(t.k, 30, 700, 2),
                               slice(t.v, 30, 700, 2)};
   EXPECT_EQ(RunKernels(kernels(), alone, part).out, slice(first.out, 40, 400, 4));
+}
+
+// A plan covers every row of every head once, whatever the counts, and orders by what is near.
+TEST_P(AttentionGathered, PlanFollowsPositions) {
+  AttentionCase c;
+  AddSequence(Uniform(1000, 90000, 16), {5}, &c);
+  AddSequence(Spaced(0, 2), Uniform(1000, 90000, 17), &c);
+  AddSequence({}, Spaced(0, 5), &c);
+  AddSequence(Spaced(7, 130), {}, &c);
+  // Half of the queries stand among many keys, half among few.
+  AddSequence(Join(Spaced(0, 256), Spaced(5000000, 256)),
+              Join(Spaced(0, 6400), Spaced(4000000, 6400, 1000)), &c);
+  const std::vector<float> slopes{0.05f, 0.05f};
+  std::vector<int64_t> cu{0}, cu_k{0};
+  for (int64_t n : c.lengths) cu.push_back(cu.back() + n);
+  for (int64_t n : c.key_lengths) cu_k.push_back(cu_k.back() + n);
+  AttentionProblem p;
+  p.num_sequences = static_cast<int64_t>(c.lengths.size());
+  p.cu_seqlens = cu.data();
+  p.cu_seqlens_k = cu_k.data();
+  p.q_positions = c.q_positions.data();
+  p.k_positions = c.k_positions.data();
+  p.num_heads = p.num_kv_heads = 2;
+  p.slopes = slopes.data();
+  p.skip = SkipMode::kTolerance;
+  p.epsilon = 1e-3f;
+  std::vector<std::vector<int>> covered(2, std::vector<int>(c.tokens()));
+  double last = std::numeric_limits<double>::infinity(), among_many = 0, among_few = 0;
+  for (const AttentionUnit& u : kernels().PlanUnits(p, 128)) {
+    EXPECT_GT(u.cost, 0);
+    EXPECT_LE(u.cost, last);
+    last = u.cost;
+    for (int32_t h = u.head_begin; h < u.head_end; ++h) {
+      for (int64_t i = u.query_begin; i < u.query_end; ++i) ++covered[h][cu[u.sequence] + i];
+    }
+    if (u.sequence == 4 && u.query_begin == 0) among_many = u.cost;
+    if (u.sequence == 4 && u.query_begin == 256) among_few = u.cost;
+  }
+  EXPECT_EQ(covered, std::vector<std::vector<int>>(2, std::vector<int>(c.tokens(), 1)));
+  EXPECT_GE(among_many, 10);
+  EXPECT_LE(among_few, 2);
+}
+
+TEST(AttentionGatheredLayout, BytesFollowTheKeys) {
+  const std::vector<int64_t> cu{0, 100000, 100000}, cu_k{0, 65, 70};
+  AttentionProblem p;
+  p.num_sequences = 2;
+  p.cu_seqlens = cu.data();
+  p.num_heads = 4;
+  p.num_kv_heads = 2;
+  p.head_dim = 16;
+  const int64_t all = AttentionBoundsBytes(p);
+  p.cu_seqlens_k = cu_k.data();
+  EXPECT_EQ(AttentionKvBytes(p), AttentionKvBytesUpperBound(70, 2, 2, 16, DType::kF32));
+  // Two sums per key and head behind the records and norms.
+  p.cu_seqlens = cu_k.data();
+  p.cu_seqlens_k = nullptr;
+  const int64_t plain = AttentionBoundsBytes(p);
+  p.cu_seqlens_k = cu_k.data();
+  EXPECT_EQ(AttentionBoundsBytes(p), plain + 70 * 4 * 2 * 4);
+  EXPECT_LT(AttentionBoundsBytes(p), all);
+  EXPECT_EQ(PositionSumsOffset(p, 1, 3) + 2 * 5, AttentionBoundsBytes(p) / 4);
+  EXPECT_GE(PositionSumsOffset(p, 0, 0), BoundsNormOffset(p, 1, 1) + 2 * Blocks(5));
+}
+
+TEST(AttentionGatheredCheck, NamesWhatIsWrong) {
+  const std::vector<int64_t> cu{0, 2, 5}, cu_k{0, 3, 4}, late{1, 3, 4}, back{0, 3, 2},
+      none{0, 0, 0};
+  const Positions q{4, 9, 0, 1, 2147483647}, k{0, 5, 6, 2}, twice{4, 4, 0, 1, 2},
+      falling{0, 6, 5, 2};
+  const Positions negative{-1, 5, 6, 2};
+  const std::vector<float> slopes{0.5f};
+  const std::vector<int64_t> offsets{0, 0, 0, 0};
+  float memory[16];
+  AttentionProblem good;
+  good.num_sequences = 2;
+  good.cu_seqlens = cu.data();
+  good.cu_seqlens_k = cu_k.data();
+  good.q_positions = q.data();
+  good.k_positions = k.data();
+  good.num_heads = good.num_kv_heads = 1;
+  good.head_dim = 16;
+  good.slopes = slopes.data();
+  good.q = good.kv = good.bounds = memory;
+  using P = AttentionProblem;
+  const auto error = [&](auto change) {
+    P p = good;
+    change(p);
+    return std::string(CheckAttentionProblem(p));
+  };
+  EXPECT_EQ(error([](P&) {}), "");
+  EXPECT_NE(error([](P& p) { p.cu_seqlens_k = nullptr; }), "");
+  EXPECT_NE(error([](P& p) { p.q_positions = nullptr; }), "");
+  EXPECT_NE(error([](P& p) { p.k_positions = nullptr; }), "");
+  EXPECT_NE(error([&](P& p) { p.cu_seqlens_k = late.data(); }), "");
+  EXPECT_NE(error([&](P& p) { p.cu_seqlens_k = back.data(); }), "");
+  EXPECT_NE(error([&](P& p) { p.q_positions = twice.data(); }), "");
+  EXPECT_NE(error([&](P& p) { p.k_positions = falling.data(); }), "");
+  EXPECT_NE(error([&](P& p) { p.k_positions = negative.data(); }), "");
+  EXPECT_NE(error([](P& p) { p.mask.causal = true; }), "");
+  EXPECT_NE(error([](P& p) { p.mask.window_radius = 0; }), "");
+  EXPECT_NE(error([&](P& p) {
+              p.mask.block_tokens = 64;
+              p.mask.block_row_offsets = offsets.data();
+            }),
+            "");
+  EXPECT_NE(error([](P& p) { p.kv = nullptr; }), "");
+  // Nothing routed: there may be nothing to point at.
+  EXPECT_EQ(error([&](P& p) {
+              p.cu_seqlens = p.cu_seqlens_k = none.data();
+              p.q_positions = p.k_positions = nullptr;
+              p.q = p.kv = p.bounds = nullptr;
+            }),
+            "");
 }
 
 std::string TableName(const ::testing::TestParamInfo<const CpuKernels*>& info) {
