@@ -16,26 +16,17 @@ constexpr size_t kMaxTextBytes = size_t{4} << 20;
 constexpr int64_t kMinTokens = 16;
 constexpr int64_t kWindows = 4;
 
-// Multiplies the part of `tensor` that makes head h's components: rows of a matrix, elements of a
-// vector.
-void ScaleHead(OwnedTensor& tensor, int64_t head, int64_t num_heads, double factor) {
-  const size_t part = tensor.values.size() / static_cast<size_t>(num_heads);
-  const size_t begin = part * static_cast<size_t>(head);
-  for (size_t i = begin; i < begin + part; ++i) {
-    tensor.values[i] = static_cast<float>(tensor.values[i] * factor);
-  }
-}
+}  // namespace
 
-std::vector<double> Bounds(const HeadNorms& norms, int64_t head_dim) {
+std::vector<double> LogitBounds(const HeadNorms& norms, int64_t head_dim) {
   std::vector<double> bounds;
   for (size_t h = 0; h < norms.query.size(); ++h) {
-    bounds.push_back(static_cast<double>(norms.query[h]) * static_cast<double>(norms.key[h]) /
+    const float key = norms.key[norms.key.size() == 1 ? 0 : h];
+    bounds.push_back(static_cast<double>(norms.query[h]) * static_cast<double>(key) /
                      std::sqrt(static_cast<double>(head_dim)));
   }
   return bounds;
 }
-
-}  // namespace
 
 absl::StatusOr<std::vector<int32_t>> CalibrationIds(const Tokenizer& tokenizer,
                                                     const std::string& text, int64_t max_tokens) {
@@ -66,7 +57,7 @@ std::vector<std::vector<double>> MeasureLogitBounds(const EncoderConfig& config,
   PlainEncoder encoder(config, weights, ids);
   std::vector<std::vector<double>> bounds;
   for (int64_t l = 0; l < config.num_layers; ++l) {
-    bounds.push_back(Bounds(encoder.ProjectLayer(l), config.head_dim));
+    bounds.push_back(LogitBounds(encoder.ProjectLayer(l), config.head_dim));
     encoder.FinishLayer(l);
   }
   return bounds;
@@ -78,7 +69,7 @@ void CalibrateLogits(const EncoderConfig& config, double bound, const std::vecto
   const bool b = config.family == EncoderFamily::kJinaBertB;
   PlainEncoder encoder(config, weights, ids);
   for (int64_t l = 0; l < config.num_layers; ++l) {
-    const std::vector<double> seen = Bounds(encoder.ProjectLayer(l), config.head_dim);
+    const std::vector<double> seen = LogitBounds(encoder.ProjectLayer(l), config.head_dim);
     for (int64_t h = 0; h < config.num_heads; ++h) {
       const double measured = seen[static_cast<size_t>(h)];
       if (!(measured > 0)) continue;
@@ -88,7 +79,7 @@ void CalibrateLogits(const EncoderConfig& config, double bound, const std::vecto
       for (const char* side : {"query", "key"}) {
         const std::string name = !b ? side : side[0] == 'q' ? "layer_norm_q" : "layer_norm_k";
         for (const char* part : {".weight", ".bias"}) {
-          ScaleHead(tensors.at(SelfAttentionName(l, name + part)), h, config.num_heads, factor);
+          ScalePart(tensors.at(SelfAttentionName(l, name + part)), h, config.num_heads, factor);
         }
       }
     }

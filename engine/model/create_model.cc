@@ -1,14 +1,16 @@
 #include "engine/model/create_model.h"
 
 #include <algorithm>
-#include <exception>
 #include <filesystem>
 #include <memory>
+#include <new>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "engine/base/status_macros.h"
 #include "engine/model/calibration.h"
 #include "engine/model/model_files.h"
@@ -25,18 +27,68 @@ constexpr double kCalibrationFlops = 60e9;
 // Vocabulary sizes are rounded up to this, as the published models do (30,522 to 30,528).
 constexpr int64_t kVocabMultiple = 16;
 
-struct Preset {
+struct JinaPreset {
   const char* name;
   EncoderFamily family;
   int64_t layers, hidden, heads, intermediate;
 };
 
-constexpr Preset kPresets[] = {
+constexpr JinaPreset kJinaPresets[] = {
     {"jina-small", EncoderFamily::kJinaBertA, 4, 512, 8, 2048},
     {"jina-base", EncoderFamily::kJinaBertA, 12, 768, 12, 3072},
     {"tiny", EncoderFamily::kJinaBertA, 2, 64, 4, 256},
     {"tiny-b", EncoderFamily::kJinaBertB, 2, 64, 4, 256},
 };
+
+struct Colt5Preset {
+  const char* name;
+  int64_t layers, decoder_layers, hidden, head_dim;
+  int64_t light_heads, heavy_heads, decoder_heads;
+  int64_t light_ff, heavy_ff, decoder_ff;
+};
+
+constexpr Colt5Preset kColt5Presets[] = {
+    {"colt5-small", 4, 2, 512, 64, 2, 6, 8, 512, 4096, 1024},
+    {"colt5-base", 12, 6, 768, 64, 4, 8, 12, 1024, 8192, 2048},
+    {"colt5-tiny", 2, 2, 64, 16, 1, 3, 4, 64, 256, 128},
+};
+
+// Entries of our vocabulary, rounded up.
+constexpr int64_t kPresetVocabSize = 30528;
+
+EncoderConfig ConfigOf(const JinaPreset& preset) {
+  EncoderConfig config;
+  config.family = preset.family;
+  config.vocab_size = kPresetVocabSize;
+  config.hidden_size = preset.hidden;
+  config.num_layers = preset.layers;
+  config.num_heads = preset.heads;
+  config.head_dim = preset.hidden / preset.heads;
+  config.intermediate_size = preset.intermediate;
+  config.max_position_embeddings = 8192;
+  config.slopes = AlibiSlopes(preset.heads);
+  return config;
+}
+
+Colt5Config ConfigOf(const Colt5Preset& preset) {
+  Colt5Config config;
+  config.vocab_size = kPresetVocabSize;
+  config.hidden_size = preset.hidden;
+  config.num_layers = preset.layers;
+  config.head_dim = preset.head_dim;
+  config.light_heads = preset.light_heads;
+  config.heavy_heads = preset.heavy_heads;
+  config.light_slopes = AlibiSlopes(preset.light_heads);
+  config.heavy_slopes = AlibiSlopes(preset.heavy_heads);
+  config.heavy_slopes.back() = 0;  // one head that sees the whole document
+  config.light_ff_size = preset.light_ff;
+  config.heavy_ff_size = preset.heavy_ff;
+  config.decoder_layers = preset.decoder_layers;
+  config.decoder_heads = preset.decoder_heads;
+  config.decoder_slopes = AlibiSlopes(preset.decoder_heads);
+  config.decoder_ff_size = preset.decoder_ff;
+  return config;
+}
 
 absl::Status RefuseOverwriting(const std::string& dir) {
   for (const char* name : {"config.json", "model.safetensors", "model.safetensors.index.json"}) {
@@ -65,8 +117,21 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> CheckedTokenizer(const std::string& v
   return tokenizer;
 }
 
+absl::StatusOr<EncoderConfig> Reparse(const EncoderConfig& config) {
+  return ParseEncoderConfig(ConfigJson(config));
+}
+absl::StatusOr<Colt5Config> Reparse(const Colt5Config& config) {
+  return ParseColt5Config(ConfigJson(config));
+}
+
+void SetPad(const Tokenizer& tokenizer, EncoderConfig& config) {
+  config.pad_token_id = tokenizer.special().pad;
+}
+void SetPad(const Tokenizer&, Colt5Config&) {}  // it never pads
+
 // The configuration as its own file would be read again: the same limits hold.
-absl::StatusOr<EncoderConfig> CheckedConfig(EncoderConfig config, const Tokenizer& tokenizer) {
+template <typename Config>
+absl::StatusOr<Config> CheckedConfig(Config config, const Tokenizer& tokenizer) {
   const int64_t entries = tokenizer.vocab_size();
   if (config.vocab_size == 0) {
     config.vocab_size = (entries + kVocabMultiple - 1) / kVocabMultiple * kVocabMultiple;
@@ -75,17 +140,26 @@ absl::StatusOr<EncoderConfig> CheckedConfig(EncoderConfig config, const Tokenize
     return absl::InvalidArgumentError(absl::StrFormat(
         "vocabulary has %d entries, the model's vocab_size is %d", entries, config.vocab_size));
   }
-  config.pad_token_id = tokenizer.special().pad;
-  return ParseEncoderConfig(ConfigJson(config));
+  SetPad(tokenizer, config);
+  return Reparse(config);
 }
 
-absl::StatusOr<OwnedTensors> MakeWeights(const EncoderConfig& config,
-                                         const CreateModelOptions& options,
+double FlopsPerToken(const EncoderConfig& config) { return DenseFlopsPerToken(config); }
+double FlopsPerToken(const Colt5Config& config) {
+  return DenseFlops(config, kMaxCalibrationTokens) / static_cast<double>(kMaxCalibrationTokens);
+}
+
+// What tokenizer_config.json advertises.
+int64_t MaxTokens(const EncoderConfig& config) { return config.max_position_embeddings; }
+int64_t MaxTokens(const Colt5Config&) { return int64_t{1} << 20; }
+
+template <typename Config>
+absl::StatusOr<OwnedTensors> MakeWeights(const Config& config, const CreateModelOptions& options,
                                          const Tokenizer& tokenizer) {
   std::vector<int32_t> ids;
   if (options.logit_bound > 0) {  // before the weights: it may fail
     const int64_t tokens =
-        std::clamp(static_cast<int64_t>(kCalibrationFlops / DenseFlopsPerToken(config)),
+        std::clamp(static_cast<int64_t>(kCalibrationFlops / FlopsPerToken(config)),
                    kMinCalibrationTokens, kMaxCalibrationTokens);
     ASSIGN_OR_RETURN(ids, CalibrationIds(tokenizer, options.calibration_text, tokens));
   }
@@ -95,9 +169,9 @@ absl::StatusOr<OwnedTensors> MakeWeights(const EncoderConfig& config,
 }
 
 // config.json last: a directory that has one is whole.
-absl::Status WriteModel(const std::string& dir, const EncoderConfig& config,
-                        const Tokenizer& tokenizer, const std::string& vocab_txt,
-                        const OwnedTensors& tensors) {
+template <typename Config>
+absl::Status WriteModel(const std::string& dir, const Config& config, const Tokenizer& tokenizer,
+                        const std::string& vocab_txt, const OwnedTensors& tensors) {
   ASSIGN_OR_RETURN(const std::string tokenizer_json, TokenizerJson(tokenizer));
   std::error_code error;
   std::filesystem::create_directories(dir, error);
@@ -108,33 +182,43 @@ absl::Status WriteModel(const std::string& dir, const EncoderConfig& config,
   RETURN_IF_ERROR(WriteSafetensors(absl::StrCat(dir, "/model.safetensors"), tensors));
   RETURN_IF_ERROR(WriteTextFile(absl::StrCat(dir, "/tokenizer.json"), tokenizer_json));
   RETURN_IF_ERROR(WriteTextFile(absl::StrCat(dir, "/vocab.txt"), vocab_txt));
-  RETURN_IF_ERROR(
-      WriteTextFile(absl::StrCat(dir, "/tokenizer_config.json"), TokenizerConfigJson(config)));
+  RETURN_IF_ERROR(WriteTextFile(absl::StrCat(dir, "/tokenizer_config.json"),
+                                TokenizerConfigJson(MaxTokens(config))));
   return WriteTextFile(absl::StrCat(dir, "/config.json"), ConfigJson(config));
+}
+
+template <typename Config>
+absl::Status CreateOf(const std::string& dir, const Config& wanted,
+                      const CreateModelOptions& options) {
+  ASSIGN_OR_RETURN(const std::unique_ptr<Tokenizer> tokenizer, CheckedTokenizer(options.vocab_txt));
+  ASSIGN_OR_RETURN(const Config config, CheckedConfig(wanted, *tokenizer));
+  try {
+    ASSIGN_OR_RETURN(const OwnedTensors tensors, MakeWeights(config, options, *tokenizer));
+    return WriteModel(dir, config, *tokenizer, options.vocab_txt, tensors);
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError(
+        absl::StrFormat("not enough memory for a model of %d parameters", NumParameters(config)));
+  }
 }
 
 }  // namespace
 
-absl::StatusOr<EncoderConfig> PresetConfig(const std::string& preset) {
-  std::string names;
-  for (const Preset& known : kPresets) {
-    if (preset != known.name) {
-      absl::StrAppend(&names, names.empty() ? "" : ", ", known.name);
-      continue;
-    }
-    EncoderConfig config;
-    config.family = known.family;
-    config.vocab_size = 30528;
-    config.hidden_size = known.hidden;
-    config.num_layers = known.layers;
-    config.num_heads = known.heads;
-    config.head_dim = known.hidden / known.heads;
-    config.intermediate_size = known.intermediate;
-    config.max_position_embeddings = 8192;
-    config.slopes = AlibiSlopes(known.heads);
-    return config;
+std::vector<std::string> PresetNames() {
+  std::vector<std::string> names;
+  for (const JinaPreset& preset : kJinaPresets) names.push_back(preset.name);
+  for (const Colt5Preset& preset : kColt5Presets) names.push_back(preset.name);
+  return names;
+}
+
+absl::StatusOr<ModelConfig> PresetConfig(const std::string& preset) {
+  for (const JinaPreset& known : kJinaPresets) {
+    if (preset == known.name) return ConfigOf(known);
   }
-  return absl::NotFoundError(absl::StrFormat("no preset \"%s\", there are %s", preset, names));
+  for (const Colt5Preset& known : kColt5Presets) {
+    if (preset == known.name) return ConfigOf(known);
+  }
+  return absl::NotFoundError(absl::StrFormat("no preset \"%s\", there are %s", preset,
+                                             absl::StrJoin(PresetNames(), ", ")));
 }
 
 absl::Status CreateModel(const std::string& dir, const CreateModelOptions& options) {
@@ -143,15 +227,8 @@ absl::Status CreateModel(const std::string& dir, const CreateModelOptions& optio
         absl::StrFormat("logit_bound is %g, the limits are 0 to 1000", options.logit_bound));
   }
   RETURN_IF_ERROR(RefuseOverwriting(dir));
-  ASSIGN_OR_RETURN(const std::unique_ptr<Tokenizer> tokenizer, CheckedTokenizer(options.vocab_txt));
-  ASSIGN_OR_RETURN(const EncoderConfig config, CheckedConfig(options.config, *tokenizer));
-  try {
-    ASSIGN_OR_RETURN(const OwnedTensors tensors, MakeWeights(config, options, *tokenizer));
-    return WriteModel(dir, config, *tokenizer, options.vocab_txt, tensors);
-  } catch (const std::bad_alloc&) {
-    return absl::ResourceExhaustedError(
-        absl::StrFormat("not enough memory for a model of %d parameters", NumParameters(config)));
-  }
+  return std::visit([&](const auto& config) { return CreateOf(dir, config, options); },
+                    options.config);
 }
 
 }  // namespace longdoc

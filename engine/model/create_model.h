@@ -3,26 +3,35 @@
 
 #include <cstdint>
 #include <string>
+#include <variant>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "engine/model/colt5_config.h"
 #include "engine/model/encoder_config.h"
 
 namespace longdoc {
 
+using ModelConfig = std::variant<EncoderConfig, Colt5Config>;
+
 struct CreateModelOptions {
-  EncoderConfig config;  // see PresetConfig
+  // See PresetConfig. vocab_size 0: as large as the vocabulary, rounded up to a multiple of 16.
+  ModelConfig config;
   uint64_t seed = 1;
   // > 0: scale query and key weights per layer and head so that max‖q‖·max‖k‖/√D over the
-  // calibration text is about this, as trained models have it. 0: leave the plain initialisation.
+  // calibration text is about this, as trained models have it, and routers until their scores have
+  // standard deviation 1. 0: leave the plain initialisation.
   double logit_bound = 20;
   std::string calibration_text;  // real text; required with logit_bound > 0
-  std::string vocab_txt;  // contents of the vocabulary; its size rounds up to config.vocab_size
+  std::string vocab_txt;         // contents of the vocabulary; at most config.vocab_size entries
 };
 
-// "jina-small" (4 layers, 512, 8 heads), "jina-base" (12, 768, 12), "tiny" (2, 64, 4; D = 16),
-// "tiny-b" (variant B, same size). NOT_FOUND naming the presets otherwise.
-absl::StatusOr<EncoderConfig> PresetConfig(const std::string& preset);
+// Shapes with names, as docs/models.md lists them: "jina-small", "jina-base", "tiny", "tiny-b",
+// "colt5-small", "colt5-base", "colt5-tiny".
+std::vector<std::string> PresetNames();
+// NOT_FOUND naming the presets.
+absl::StatusOr<ModelConfig> PresetConfig(const std::string& preset);
 
 // Writes config.json, model.safetensors, tokenizer.json, vocab.txt, tokenizer_config.json into
 // `dir` (created; must not already hold a model: ALREADY_EXISTS). Deterministic in (options).

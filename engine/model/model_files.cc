@@ -130,12 +130,44 @@ std::string ConfigJson(const EncoderConfig& config) {
   return json.dump(2) + "\n";
 }
 
-std::string TokenizerConfigJson(const EncoderConfig& config) {
+std::string ConfigJson(const Colt5Config& config) {
+  Json json = {
+      {"model_type", "longdoc_colt5"},
+      {"architectures", Json::array({"LongdocColt5"})},
+      {"vocab_size", config.vocab_size},
+      {"hidden_size", config.hidden_size},
+      {"num_layers", config.num_layers},
+      {"head_dim", config.head_dim},
+      {"light_heads", config.light_heads},
+      {"light_slopes", config.light_slopes},
+      {"light_radius", config.light_radius},
+      {"light_ff_size", config.light_ff_size},
+      {"heavy_heads", config.heavy_heads},
+      {"heavy_slopes", config.heavy_slopes},
+      {"heavy_ff_size", config.heavy_ff_size},
+      {"query_rate", config.query_rate},
+      {"kv_rate", config.kv_rate},
+      {"ff_rate", config.ff_rate},
+      {"output_size", config.output_size},
+      {"decoder_layers", config.decoder_layers},
+  };
+  if (config.decoder_layers > 0) {
+    json["decoder_heads"] = config.decoder_heads;
+    json["decoder_slopes"] = config.decoder_slopes;
+    json["decoder_ff_size"] = config.decoder_ff_size;
+    json["max_target_tokens"] = config.max_target_tokens;
+  }
+  json["rms_norm_eps"] = config.rms_norm_eps;
+  json["torch_dtype"] = "float32";
+  return json.dump(2) + "\n";
+}
+
+std::string TokenizerConfigJson(int64_t max_tokens) {
   const Json json = {
       {"cls_token", "[CLS]"},
       {"do_lower_case", true},
       {"mask_token", "[MASK]"},
-      {"model_max_length", config.max_position_embeddings},
+      {"model_max_length", max_tokens},
       {"pad_token", "[PAD]"},
       {"sep_token", "[SEP]"},
       {"strip_accents", nullptr},

@@ -1,10 +1,12 @@
 // The texts of a model directory in Hugging Face's layout. Private to engine/model.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "engine/model/colt5_config.h"
 #include "engine/model/encoder_config.h"
 #include "engine/model/random_weights.h"
 #include "engine/text/tokenizer.h"
@@ -12,7 +14,9 @@
 namespace longdoc {
 
 std::string ConfigJson(const EncoderConfig& config);
-std::string TokenizerConfigJson(const EncoderConfig& config);
+std::string ConfigJson(const Colt5Config& config);
+// `max_tokens`: what the model advertises.
+std::string TokenizerConfigJson(int64_t max_tokens);
 // BertNormalizer, BertPreTokenizer, WordPiece and the template [CLS] A [SEP]. INVALID_ARGUMENT when
 // a token is not UTF-8.
 absl::StatusOr<std::string> TokenizerJson(const Tokenizer& tokenizer);

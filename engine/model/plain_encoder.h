@@ -9,13 +9,9 @@
 
 #include "engine/model/encoder_config.h"
 #include "engine/model/encoder_weights.h"
+#include "engine/model/plain_math.h"
 
 namespace longdoc {
-
-// Largest Euclidean norms over all tokens, per head.
-struct HeadNorms {
-  std::vector<float> query, key;  // [H]
-};
 
 class PlainEncoder {
  public:
@@ -32,17 +28,10 @@ class PlainEncoder {
   const std::vector<float>& hidden() const { return hidden_; }  // [T, C]
 
  private:
-  void Attend(std::vector<float>& out) const;
-
   const EncoderConfig& config_;
   const EncoderWeights& weights_;
   int64_t tokens_;
   std::vector<float> hidden_, query_, key_, value_;  // [T, C]
 };
-
-// exp and erf from additions, multiplications and divisions alone: those of the C library differ in
-// their last bits between its versions and between processors. Relative error below 1e-14.
-double PlainExp(double x);
-double PlainErf(double x);
 
 }  // namespace longdoc

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "engine/base/check.h"
 #include "engine/base/hash.h"
@@ -70,6 +71,17 @@ class Maker {
   OwnedTensors& tensors_;
 };
 
+// Spread of the output matrices, relative to one that keeps the variance of its inputs. The
+// residual of n sublayers of the encoder grows to that of two; the decoder's answers are larger
+// than its input, because its output matrix is its embedding: it would only repeat what it read.
+double Colt5Gain(const Colt5Config& config, const std::string& name) {
+  const bool answers =
+      absl::EndsWith(name, "attention.output.weight") || absl::EndsWith(name, "down.weight");
+  if (!answers) return 1;
+  return absl::StartsWith(name, "decoder.") ? 2
+                                            : 1 / std::sqrt(static_cast<double>(config.num_layers));
+}
+
 std::string LayerName(int64_t layer) { return absl::StrCat("encoder.layer.", layer, "."); }
 
 TensorView View(const OwnedTensors& tensors, const std::string& name) {
@@ -109,6 +121,14 @@ EncoderLayerWeights ViewLayer(bool b, int64_t index, const OwnedTensors& tensors
 
 }  // namespace
 
+void ScalePart(OwnedTensor& tensor, int64_t part, int64_t parts, double factor) {
+  const size_t size = tensor.values.size() / static_cast<size_t>(parts);
+  const size_t begin = size * static_cast<size_t>(part);
+  for (size_t i = begin; i < begin + size; ++i) {
+    tensor.values[i] = static_cast<float>(tensor.values[i] * factor);
+  }
+}
+
 std::string SelfAttentionName(int64_t layer, const std::string& part) {
   return absl::StrCat(LayerName(layer), "attention.self.", part);
 }
@@ -140,6 +160,25 @@ OwnedTensors MakeRandomWeights(const EncoderConfig& config, uint64_t seed) {
     }
   }
   return tensors;
+}
+
+OwnedTensors MakeRandomWeights(const Colt5Config& config, uint64_t seed) {
+  OwnedTensors tensors;
+  Maker make(seed, tensors);
+  CollectColt5Weights(config, [&](const std::string& name, const std::vector<int64_t>& shape) {
+    const bool norm = absl::EndsWith(name, "norm.weight");
+    // Embeddings have a spread of 1: what the decoder's logits divide by √C is made for them.
+    const double fan_in = name == "embeddings.weight" ? 1 : static_cast<double>(shape.back());
+    make.Add(name, shape, norm ? 0.05 : Colt5Gain(config, name) / std::sqrt(fan_in), norm ? 1 : 0);
+    return TensorView{};
+  });
+  return tensors;
+}
+
+Colt5Weights ViewWeights(const Colt5Config& config, const OwnedTensors& tensors) {
+  return CollectColt5Weights(config, [&](const std::string& name, const std::vector<int64_t>&) {
+    return View(tensors, name);
+  });
 }
 
 EncoderWeights ViewWeights(const EncoderConfig& config, const OwnedTensors& tensors) {

@@ -56,8 +56,7 @@ int RunCreate(const std::vector<std::string>& words) {
       "  longdoc model create --output models/small\n"
       "  longdoc model create --preset tiny --seed 7 --output /tmp/tiny");
   parser.AddString("output", "DIR", "where to write; must not hold a model yet", &args.output);
-  parser.AddChoice("preset", {"jina-small", "jina-base", "tiny", "tiny-b"},
-                   "the shape of the model", &args.preset);
+  parser.AddChoice("preset", PresetNames(), "the shape of the model", &args.preset);
   parser.AddInt("seed", "N", "same seed, same model", 0, INT64_MAX, &args.seed);
   parser.AddDouble("logit-bound", "B",
                    "largest |q||k|/sqrt(d) over the calibration text;\n0: plain initialisation", 0,

@@ -10,7 +10,10 @@
 #include "absl/strings/str_cat.h"
 #include "engine/base/hash.h"
 #include "engine/model/calibration.h"
+#include "engine/model/colt5_weights.h"
 #include "engine/model/encoder_weights.h"
+#include "engine/model/model_files.h"
+#include "engine/model/plain_colt5.h"
 #include "engine/model/plain_encoder.h"
 #include "engine/text/tokenizer.h"
 #include "tests/support/golden_model.h"
@@ -69,7 +72,8 @@ std::string Half(const std::string& text, int half) {
 CreateModelOptions TinyOptions(const std::string& preset) {
   CreateModelOptions options;
   options.config = *PresetConfig(preset);
-  options.config.vocab_size = 0;  // as small as the vocabulary
+  // As small as the vocabulary.
+  std::visit([](auto& config) { config.vocab_size = 0; }, options.config);
   options.calibration_text = Half(Prose(), 0);
   options.vocab_txt = SmallVocabulary();
   return options;
@@ -91,7 +95,7 @@ TEST_F(CreateModelTest, WritesAModelThatLoads) {
     }
     const auto model = LoadEncoderCheckpoint(Dir(preset));
     ASSERT_TRUE(model.ok()) << model.status();
-    EXPECT_EQ(model->config.family, PresetConfig(preset)->family);
+    EXPECT_EQ(model->config.family, std::get<EncoderConfig>(*PresetConfig(preset)).family);
     EXPECT_EQ(model->config.vocab_size % 16, 0);
     int64_t parameters = 0;
     for (const std::string& name : model->checkpoint->Names()) {
@@ -179,6 +183,75 @@ TEST_F(CreateModelTest, WithoutABoundNeedsNoText) {
   }
 }
 
+TEST_F(CreateModelTest, WritesALongdocColt5ThatLoads) {
+  ASSERT_TRUE(CreateModel(Dir("m"), TinyOptions("colt5-tiny")).ok());
+  for (const char* file : kFiles) EXPECT_TRUE(std::filesystem::exists(Dir("m") + "/" + file));
+  const auto model = LoadColt5Checkpoint(Dir("m"));
+  ASSERT_TRUE(model.ok()) << model.status();
+  auto want = std::get<Colt5Config>(*PresetConfig("colt5-tiny"));
+  want.vocab_size = model->config.vocab_size;
+  EXPECT_EQ(ConfigJson(model->config), ConfigJson(want));
+  EXPECT_EQ(model->config.vocab_size % 16, 0);
+  EXPECT_EQ(model->config.heavy_slopes.back(), 0);
+  // The same bits on every machine.
+  EXPECT_EQ(Fnv1a(ReadFileOrDie(Dir("m") + "/model.safetensors")), 642892431537454057u);
+}
+
+void ExpectBounds(const std::vector<std::vector<double>>& layers, size_t heads, double tolerance) {
+  ASSERT_EQ(layers.size(), 2u);
+  for (const std::vector<double>& layer : layers) {
+    EXPECT_EQ(layer.size(), heads);
+    for (double bound : layer) EXPECT_NEAR(bound, 20, tolerance);
+  }
+}
+
+// Bounds of every attention, and the spread of every router, hold on the calibration text, and
+// nearly so on another one.
+TEST_F(CreateModelTest, LongdocColt5IsCalibratedThroughout) {
+  const CreateModelOptions options = TinyOptions("colt5-tiny");
+  ASSERT_TRUE(CreateModel(Dir("m"), options).ok());
+  const auto model = LoadColt5Checkpoint(Dir("m"));
+  ASSERT_TRUE(model.ok()) << model.status();
+  const auto tokenizer = LoadTokenizer(Dir("m"));
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  for (const int half : {0, 1}) {
+    const auto ids = CalibrationIds(**tokenizer, Half(Prose(), half), 512);
+    const Colt5Spread spread = MeasureSpread(model->config, model->weights, *ids);
+    const double tolerance = half == 0 ? 0.01 : 10;
+    ExpectBounds(spread.light, 1, tolerance);
+    // Its largest norms are those of few tokens, and of those that the router likes most.
+    ExpectBounds(spread.heavy, 3, half == 0 ? 0.01 : 18);
+    ExpectBounds(spread.self_attention, 4, tolerance);
+    ExpectBounds(spread.cross_attention, 4, tolerance);
+    ASSERT_EQ(spread.routers.size(), 2u);
+    for (const std::vector<double>& layer : spread.routers) {
+      ASSERT_EQ(layer.size(), 3u);
+      for (double deviation : layer) EXPECT_NEAR(deviation, 1, half == 0 ? 1e-4 : 0.3);
+    }
+  }
+}
+
+// Deep models must not drown their input, nor let it vanish.
+TEST_F(CreateModelTest, LongdocColt5KeepsItsActivationsOfOrderOne) {
+  CreateModelOptions options = TinyOptions("colt5-tiny");
+  auto& config = std::get<Colt5Config>(options.config);
+  config.num_layers = 12;
+  ASSERT_TRUE(CreateModel(Dir("m"), options).ok());
+  const auto model = LoadColt5Checkpoint(Dir("m"));
+  ASSERT_TRUE(model.ok()) << model.status();
+  const auto tokenizer = LoadTokenizer(Dir("m"));
+  const auto ids = CalibrationIds(**tokenizer, Half(Prose(), 1), 512);
+  PlainColt5Encoder encoder(model->config, model->weights, *ids);
+  for (int64_t l = 0; l < 12; ++l) {
+    encoder.RunLayer(l);
+    double squares = 0;
+    for (float x : encoder.hidden()) squares += static_cast<double>(x) * x;
+    const double rms = std::sqrt(squares / static_cast<double>(encoder.hidden().size()));
+    EXPECT_GT(rms, 0.9) << l;
+    EXPECT_LT(rms, 2.5) << l;
+  }
+}
+
 // Mean-pooled vectors of different passages must differ, or every similarity would be one.
 TEST_F(CreateModelTest, PassagesDiffer) {
   ASSERT_TRUE(CreateModel(Dir("m"), TinyOptions("tiny")).ok());
@@ -237,10 +310,10 @@ TEST_F(CreateModelTest, RefusesBadOptionsAndLeavesNothing) {
     refused(options, "logit_bound");
   }
   options = TinyOptions("tiny");
-  options.config.vocab_size = 16;
+  std::get<EncoderConfig>(options.config).vocab_size = 16;
   refused(options, "vocab_size");
   options = TinyOptions("tiny");
-  options.config.num_heads = 3;
+  std::get<EncoderConfig>(options.config).num_heads = 3;
   refused(options, "num_attention_heads");
   options = TinyOptions("tiny");
   options.vocab_txt = "[PAD]\n[UNK]\na\nb\n";

@@ -190,7 +190,8 @@ TEST(EncoderConfig, RefusesTextThatIsNoConfig) {
 
 // Numbers of models.md §2.1 and of the published cards: 33 M and 137 M with the pooler.
 TEST(EncoderConfig, CountsParametersAndWork) {
-  const EncoderConfig small = *PresetConfig("jina-small"), base = *PresetConfig("jina-base");
+  const auto small = std::get<EncoderConfig>(*PresetConfig("jina-small"));
+  const auto base = std::get<EncoderConfig>(*PresetConfig("jina-base"));
   EXPECT_NEAR(static_cast<double>(NumParameters(small)), 32.4e6, 0.1e6);
   EXPECT_NEAR(static_cast<double>(NumParameters(base) + 768 * 769), 137e6, 0.5e6);
   EXPECT_NEAR(DenseFlopsPerToken(small), 33.55e6, 0.01e6);
