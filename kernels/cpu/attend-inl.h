@@ -258,7 +258,7 @@ void VisitStrip(const TileRange& range, const Scratch<St>& scratch, int first, i
 // last one repeated where the sequence ends before.
 template <class St>
 void VisitGatheredStrip(const TileRange& range, const GatheredBlock& block,
-                        const Scratch<St>& scratch, int first, int rows, int columns,
+                        const Scratch<St>& scratch, int first, int rows, int64_t tile,
                         const int32_t* positions, const typename St::Dot::Elem* keys,
                         const typename St::Dot::Elem* values) {
   using Dot = typename St::Dot;
@@ -266,20 +266,25 @@ void VisitGatheredStrip(const TileRange& range, const GatheredBlock& block,
   const int64_t dim = range.head_dim;
   const int32_t* row = block.rows + first;
   const int32_t* nearest = block.places.nearest + first;
-  Strip strip;
-  strip.rows = rows;
-  strip.columns = columns;
-  strip.slope = range.slope;
-  strip.scale = range.scale;
   const bool left = positions[kKeyBlock - 1] <= row[0];
   const bool apart = left || positions[0] >= row[rows - 1];
+  // The block spans many keys, and most of its tiles matter to some of its strips only. For EXACT
+  // the nearest keys of all rows must have been visited.
+  const bool optional =
+      block.exact ? tile < range.diagonal_begin || tile >= range.diagonal_end : apart;
+  if (optional && MayLeaveOut<S>(range, block, scratch.rows, first, rows, tile, left)) return;
+  Strip strip;
+  strip.rows = rows;
+  strip.columns = static_cast<int>(Min(kKeyBlock, range.tokens - tile * kKeyBlock));
+  strip.slope = range.slope;
+  strip.scale = range.scale;
   const int32_t edge = left ? positions[kKeyBlock - 1] : positions[0];
   for (int r = 0; apart && r < rows; ++r) {
     const int32_t beyond = (left ? row[r] - edge : edge - row[r]) - nearest[r];
     strip.shift[r] = -range.slope * static_cast<float>(beyond);
   }
   const int64_t width = kChunk<S>;
-  MultiplyPanel<Dot, false>(rows, dim, dim, (columns + width - 1) / width * width,
+  MultiplyPanel<Dot, false>(rows, dim, dim, (strip.columns + width - 1) / width * width,
                             scratch.q + first * dim, dim, keys, scratch.s, kKeyBlock);
   float top[kStripRows];
   apart ? ScoreGatheredStrip<S, false>(strip, positions, edge, row, nearest, scratch.s, top)
@@ -323,17 +328,14 @@ template <class St>
 void VisitGatheredTile(const TileRange& range, const GatheredBlock& block,
                        const Scratch<St>& scratch, const typename St::Elem* kv, int64_t tile) {
   using Elem = typename St::Dot::Elem;
-  const int64_t key = tile * kKeyBlock;
-  const int columns = static_cast<int>(Min(kKeyBlock, range.tokens - key));
   int32_t positions[kKeyBlock];
-  for (int c = 0; c < kKeyBlock; ++c) {
-    positions[c] = block.keys[key + (c < columns ? c : columns - 1)];
+  for (int64_t c = 0; c < kKeyBlock; ++c) {
+    positions[c] = block.keys[Min(tile * kKeyBlock + c, range.tokens - 1)];
   }
-  ForEachStrip<St>(range, scratch, kv, tile,
-                   [&](int first, int rows, const Elem* keys, const Elem* values) {
-                     VisitGatheredStrip<St>(range, block, scratch, first, rows, columns, positions,
-                                            keys, values);
-                   });
+  ForEachStrip<St>(
+      range, scratch, kv, tile, [&](int first, int rows, const Elem* keys, const Elem* values) {
+        VisitGatheredStrip<St>(range, block, scratch, first, rows, tile, positions, keys, values);
+      });
 }
 
 // Copies the block's queries into scratch and clears its state; with `centre`, also the norms.
@@ -420,7 +422,7 @@ inline void AttendGatheredBlock(const AttentionProblem& p, const AttentionUnit& 
   ForEachTile(
       range,
       [&](int64_t tile, bool left) {
-        return MayStopByRuleC<S>(range, block, scratch.rows, tile, left);
+        return MayLeaveOut<S>(range, block, scratch.rows, 0, range.rows, tile, left);
       },
       [&](int64_t tile) {
         VisitGatheredTile<St>(range, block, scratch, kv, tile);

@@ -27,7 +27,9 @@ struct GatheredBlock {
   bool exact = false;  // skip by single weights, not by masses
   float constant = 0;  // ln(2/epsilon), or what is needed for a weight of 0
   RowPlaces places;
-  float limit[kQueryBlock];  // a side may end when its log mass is at most this, before the loop
+  // What a row may lose on a side, before the loop: the largest logarithm of a mass, relative to
+  // its nearest key. In the loop the running sum may allow more.
+  float limit[kQueryBlock];
 };
 
 inline TileRange MakeGatheredRange(const AttentionProblem& p, int64_t sequence, int32_t head,
@@ -73,32 +75,35 @@ inline void LimitByPositions(const AttentionProblem& p, const TileRange& range,
   }
 }
 
-// Rule C: whether `tile`, which lies to the left (or right) of all rows, and everything beyond it
-// may be left out.
+// Rule C: whether `tile`, which lies to the left (or right) of the block's rows [first, first +
+// count), and everything beyond it may be left out for these rows.
 template <class S>
-inline bool MayStopByRuleC(const TileRange& range, const GatheredBlock& block, const RowState& rows,
-                           int64_t tile, bool left) {
+inline bool MayLeaveOut(const TileRange& range, const GatheredBlock& block, const RowState& rows,
+                        int first, int count, int64_t tile, bool left) {
   using Vec = typename S::Vec;
   if (block.left_sums == nullptr) return false;
-  const int64_t key = left ? tile * kKeyBlock + kKeyBlock - 1 : tile * kKeyBlock;  // the nearest
+  const int64_t key = left ? Min(tile * kKeyBlock + kKeyBlock, range.tokens) - 1 : tile * kKeyBlock;
+  const int32_t edge = block.keys[key];  // the tile's nearest key
   const float sum = (left ? block.left_sums : block.right_sums)[key];
   const float side_norm = (left ? range.left_norms : range.right_norms)[tile] + range.slack_norm;
   const Vec log_sum = S::Set1(block.exact ? 0.0f : __builtin_logf(sum));
   const Vec norm = S::Set1(side_norm), constant = S::Set1(block.constant);
   const Vec slope = S::Set1(range.slope * (1 - 0x1p-20f));  // for the rounding of the bias
-  alignas(64) float distance[kQueryBlock];
-  for (int r = 0; r < kQueryBlock; ++r) {
-    const int32_t apart = r >= range.rows ? 0
-                          : left          ? block.rows[r] - block.keys[key]
-                                          : block.keys[key] - block.rows[r];
-    distance[r] = r >= range.rows ? 0.0f : static_cast<float>(apart - block.places.nearest[r]);
-  }
-  for (int r = 0; r < range.rows; r += S::kLanes) {
-    const Vec top = S::Fma(S::Load(rows.norm + r), norm, log_sum);
-    const Vec mass = S::Fnma(slope, S::Load(distance + r), top);
-    const Vec seen = block.exact ? S::Load(rows.max + r) : LogSumAtLeast<S>(rows, r);
-    const Vec live = S::Sub(S::Sub(seen, S::Load(rows.centre_dot + r)), constant);
-    if (!S::All(S::Ge(S::Max(live, S::Load(block.limit + r)), mass))) return false;
+  for (int r = first; r < first + count; r += S::kLanes) {
+    const int at = r < kQueryBlock - S::kLanes ? r : static_cast<int>(kQueryBlock) - S::kLanes;
+    float distance[S::kLanes];
+    for (int l = 0; l < S::kLanes; ++l) {
+      const int row = at + l;
+      distance[l] = 3.0e38f;  // other rows do not count
+      if (row < first || row >= first + count) continue;
+      const int32_t apart = left ? block.rows[row] - edge : edge - block.rows[row];
+      distance[l] = static_cast<float>(apart - block.places.nearest[row]);
+    }
+    const Vec top = S::Fma(S::Load(rows.norm + at), norm, log_sum);
+    const Vec mass = S::Fnma(slope, S::Load(distance), top);
+    const Vec seen = block.exact ? S::Load(rows.max + at) : LogSumAtLeast<S>(rows, at);
+    const Vec live = S::Sub(S::Sub(seen, S::Load(rows.centre_dot + at)), constant);
+    if (!S::All(S::Ge(S::Max(live, S::Load(block.limit + at)), mass))) return false;
   }
   return true;
 }
