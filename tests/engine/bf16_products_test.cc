@@ -92,23 +92,14 @@ class Bf16ProductsBackend final : public Backend {
   BackendInfo info_;
 };
 
-// What the scheduler does, on one thread.
-std::vector<float> RunPass(Backend& backend, const EncoderModel& model,
-                           const std::vector<int32_t>& ids, const std::vector<TokenSpan>& spans) {
+std::vector<float> Passages(Backend& backend, const EncoderModel& model,
+                            const std::vector<int32_t>& ids, const std::vector<TokenSpan>& spans) {
   std::vector<PassSequence> sequences(1);
   sequences[0].ids = ids;
   sequences[0].spans = spans;
   auto pass = ForwardPass::Create(backend, model, {}, sequences);
   EXPECT_TRUE(pass.ok()) << pass.status();
-  MemoryPool scratch_pool(0);
-  WorkerScratch scratch(scratch_pool);
-  while (!(*pass)->finished()) {
-    for (int64_t step = 0; step < (*pass)->num_steps(); ++step) {
-      const absl::Status status = (*pass)->RunStep(step, scratch);
-      EXPECT_TRUE(status.ok()) << status;
-    }
-    (*pass)->NextPhase();
-  }
+  testing::RunPass(**pass);
   return (*pass)->TakeResult(0).passages;
 }
 
@@ -126,7 +117,7 @@ TEST(Bf16Products, AgreeWithPyTorch) {
       if (c.ids.size() > 300) continue;
       std::vector<TokenSpan> spans;
       for (const auto& [begin, end] : c.ranges) spans.push_back({begin, end});
-      const std::vector<float> got = RunPass(backend, **model, c.ids, spans);
+      const std::vector<float> got = Passages(backend, **model, c.ids, spans);
       for (size_t i = 0; i < spans.size(); ++i) {
         EXPECT_GE(testing::Cosine({got.data() + i * dim, dim}, c.vectors[i]), 0.9995)
             << name << ", " << c.ids.size() << " tokens, range " << i;

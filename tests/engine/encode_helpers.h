@@ -3,12 +3,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/types/span.h"
 #include "engine/engine.h"
+#include "engine/pass.h"
 #include "gtest/gtest.h"
 #include "tests/support/golden_model.h"
 
@@ -49,6 +51,21 @@ inline EncodeTask MakeTask(std::shared_ptr<const Model> model, std::vector<int32
   task.ids = std::move(ids);
   task.cancellation = std::make_shared<CancellationToken>();
   return task;
+}
+
+// What the scheduler does, on one thread. `after_phase` sees the pass when all steps of a phase
+// have run.
+inline void RunPass(Pass& pass, const std::function<void()>& after_phase = nullptr) {
+  MemoryPool pool(0);
+  WorkerScratch scratch(pool);
+  while (!pass.finished()) {
+    for (int64_t step = 0; step < pass.num_steps(); ++step) {
+      const absl::Status status = pass.RunStep(step, scratch);
+      EXPECT_TRUE(status.ok()) << status;
+    }
+    if (after_phase) after_phase();
+    pass.NextPhase();
+  }
 }
 
 inline double MaxAbsDifference(absl::Span<const float> a, absl::Span<const float> b) {
