@@ -56,6 +56,11 @@ absl::StatusOr<std::shared_ptr<const EncoderModel>> EncoderModel::Load(const std
   model->compute_type_ = ComputeTypeOf(backend);
   RETURN_IF_ERROR(model->PackLayers(backend));
   model->KeepEmbeddings();
+  if (const HeadWeights& head = model->checkpoint_.weights.head; head.pooler.data != nullptr) {
+    model->head_ = std::make_unique<CrossEncoderHead>(head);
+    model->weight_bytes_ += model->head_->bytes();
+    model->info_.can_cross_encode = CanReadPairs(*model->tokenizer_);
+  }
   for (const std::string& tensor : model->checkpoint_.checkpoint->Names()) {
     model->checkpoint_.checkpoint->Release(tensor);
   }

@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "engine/backend.h"
+#include "engine/cross_encoder.h"
 #include "engine/encode_pass.h"
 #include "engine/loading.h"
 #include "engine/model/encoder_weights.h"
@@ -41,6 +42,7 @@ class EncoderModel final : public EncodingModel {
   const std::string& revision() const override { return checkpoint_.revision; }
   ComputeType compute_type() const override { return compute_type_; }
   int64_t weight_bytes() const override { return weight_bytes_; }
+  const CrossEncoderHead* cross_encoder() const override { return head_.get(); }
 
   EncodePlan PlanEncode(const BackendInfo& backend, const EncodeShape& shape) const override;
   absl::StatusOr<std::unique_ptr<EncodePass>> MakePass(
@@ -68,6 +70,7 @@ class EncoderModel final : public EncodingModel {
   std::vector<float> token_type_;
   NormVectors embedding_norm_;
   std::vector<PackedLayer> layers_;
+  std::unique_ptr<CrossEncoderHead> head_;  // null unless this is a reranker
 };
 
 }  // namespace longdoc

@@ -24,6 +24,7 @@
 
 namespace longdoc {
 
+class CrossEncoderHead;
 struct MaxSimTask;
 
 enum class ComputeType { kAuto, kF32, kBF16 };
@@ -69,6 +70,8 @@ class Model {
   virtual const std::string& revision() const = 0;
   virtual ComputeType compute_type() const = 0;  // kF32 or kBF16
   virtual int64_t weight_bytes() const = 0;
+  // A reranker's head (cross_encoder.h), or null.
+  virtual const CrossEncoderHead* cross_encoder() const { return nullptr; }
 };
 
 // What an encode is asked for, as far as its cost depends on it.

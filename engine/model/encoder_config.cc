@@ -21,6 +21,7 @@ absl::Status ParseSizes(const ConfigFields& fields, EncoderConfig& config) {
   RETURN_IF_ERROR(fields.Integer("type_vocab_size", 1, 1024, config.type_vocab_size, 2));
   RETURN_IF_ERROR(fields.Integer("max_position_embeddings", 1, int64_t{1} << 31,
                                  config.max_position_embeddings, 512));
+  RETURN_IF_ERROR(fields.Integer("num_labels", 0, 1 << 20, config.num_labels, 0));
   int64_t pad = 0;
   RETURN_IF_ERROR(fields.Integer("pad_token_id", 0, config.vocab_size - 1, pad, 0));
   config.pad_token_id = static_cast<int32_t>(pad);
@@ -91,12 +92,13 @@ absl::StatusOr<EncoderConfig> ParseEncoderConfig(std::string_view text) {
 int64_t NumParameters(const EncoderConfig& config) {
   const int64_t c = config.hidden_size, f = config.intermediate_size;
   const int64_t embeddings = (config.vocab_size + config.type_vocab_size) * c + 2 * c;
-  int64_t layer = 4 * (c * c + c)                                      // query, key, value, output
-                  + 2 * c                                              // attention norm
-                  + 3 * f * c + c                                      // gated, down, down bias
-                  + 2 * c;                                             // feed-forward norm
-  if (config.family == EncoderFamily::kJinaBertB) layer += 3 * 2 * c;  // q, k and first norms
-  return embeddings + config.num_layers * layer;
+  int64_t layer = 4 * (c * c + c)                                       // query, key, value, output
+                  + 2 * c                                               // attention norm
+                  + 3 * f * c + c                                       // gated, down, down bias
+                  + 2 * c;                                              // feed-forward norm
+  if (config.family == EncoderFamily::kJinaBertB) layer += 3 * 2 * c;   // q, k and first norms
+  const int64_t head = config.num_labels == 1 ? c * c + c + c + 1 : 0;  // pooler, classifier
+  return embeddings + config.num_layers * layer + head;
 }
 
 double DenseFlopsPerToken(const EncoderConfig& config) {

@@ -27,6 +27,9 @@ struct EncoderConfig {
   int64_t max_position_embeddings = 0;  // what the model advertises; ALiBi has no hard limit
   int32_t pad_token_id = 0;
   float layer_norm_eps = 1e-12f;
+  // Outputs of the classifier on the first token; 1 makes a reranker, 0 is none. What config.json
+  // says until LoadEncoderCheckpoint has seen the tensors.
+  int64_t num_labels = 0;
   std::vector<float> slopes;  // [H], models.md §1.1
 };
 
@@ -39,7 +42,7 @@ std::vector<float> AlibiSlopes(int64_t num_heads, double bias_max = 8);
 // position_embedding_type we do not have.
 absl::StatusOr<EncoderConfig> ParseEncoderConfig(std::string_view json);
 
-// Parameters of the encoder (pooler excluded), and multiply-adds·2 per token outside attention.
+// Parameters of the encoder and a reranker's head, and multiply-adds·2 per token outside attention.
 int64_t NumParameters(const EncoderConfig& config);
 double DenseFlopsPerToken(const EncoderConfig& config);
 

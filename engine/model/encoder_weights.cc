@@ -46,6 +46,22 @@ EncoderLayerWeights TakeLayer(TensorLoader& load, const EncoderConfig& config, i
   return w;
 }
 
+// The classifier has no prefix: it is not the encoder's.
+HeadWeights TakeHead(TensorLoader& load, TensorLoader& load_classifier, int64_t c) {
+  HeadWeights head;
+  head.pooler = load.Take("pooler.dense.weight", {c, c});
+  head.pooler_bias = load.Take("pooler.dense.bias", {c});
+  head.classifier = load_classifier.Take("classifier.weight", {1, c});
+  head.classifier_bias = load_classifier.Take("classifier.bias", {1});
+  return head;
+}
+
+// Outputs of the checkpoint's classifier; 0 if it has none.
+int64_t NumLabels(const Checkpoint& checkpoint) {
+  const TensorEntry* classifier = checkpoint.Find("classifier.weight");
+  return classifier == nullptr || classifier->shape.size() != 2 ? 0 : classifier->shape[0];
+}
+
 // The family by the names of the first layer's feed-forward tensors.
 absl::StatusOr<EncoderFamily> FamilyByNames(const Checkpoint& checkpoint,
                                             const std::string& prefix) {
@@ -99,7 +115,11 @@ absl::StatusOr<EncoderCheckpoint> LoadEncoderCheckpoint(const std::string& model
   for (int64_t i = 0; i < config.num_layers && load.status().ok(); ++i) {
     weights.layers.push_back(TakeLayer(load, config, i));
   }
+  config.num_labels = NumLabels(checkpoint);
+  TensorLoader load_classifier(checkpoint, "", check_finite);
+  if (config.num_labels == 1) weights.head = TakeHead(load, load_classifier, c);
   RETURN_IF_ERROR(load.status());
+  RETURN_IF_ERROR(load_classifier.status());
   result.revision = ModelRevision(checkpoint, config_json);
   return result;
 }

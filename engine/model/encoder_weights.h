@@ -30,11 +30,19 @@ struct EncoderLayerWeights {
   NormWeights norm_1;                // layer_norm_1
 };
 
+// A reranker's: logit = classifier·tanh(pooler·h + pooler_bias) + classifier_bias of the first
+// token's last state h. data == nullptr in models without.
+struct HeadWeights {
+  TensorView pooler, pooler_bias;          // [C, C], [C]
+  TensorView classifier, classifier_bias;  // [1, C], [1]
+};
+
 struct EncoderWeights {
   TensorView word;        // [V, C]
   TensorView token_type;  // [C], row 0 of the table
   NormWeights embedding_norm;
   std::vector<EncoderLayerWeights> layers;
+  HeadWeights head;
 };
 
 // A model directory, opened: configuration, tensors, and the checkpoint that owns the memory.
@@ -45,9 +53,10 @@ struct EncoderCheckpoint {
   std::string revision;  // hex hash of config.json and the checkpoint's header and size
 };
 
-// Opens `model_dir`. Decides the family by tensor names, accepts the prefix "bert.", ignores
-// pooler.* and cls.*; every tensor is checked for its shape, and (`check_finite`) for NaN and
-// infinity: INVALID_ARGUMENT naming the tensor.
+// Opens `model_dir`. Decides the family by tensor names, accepts the prefix "bert."; a classifier
+// of one label makes a reranker, which must have a pooler, too; other classifiers, poolers without
+// one, and cls.* are ignored. Every tensor is checked for its shape, and (`check_finite`) for NaN
+// and infinity: INVALID_ARGUMENT naming the tensor.
 absl::StatusOr<EncoderCheckpoint> LoadEncoderCheckpoint(const std::string& model_dir,
                                                         bool check_finite = true);
 

@@ -6,8 +6,11 @@ float64 throughout, the n x n score matrix of every head in full, nothing tiled,
 The weights are pseudo-random and are not stored: a counter-based hash that needs only integer
 arithmetic makes them here and in tests/support/golden_model.cc, bit for bit alike.
 
+One of them is a reranker, too (the shape of the published ones): a pooler and a classifier on the
+first token's state, whose logits are kept.
+
 Needs: torch, numpy, safetensors. Run: make_encoder_goldens.py [--check-only]
-Writes next to itself: encoder/manifest.json (shapes, lengths, token ranges) and
+Writes next to itself: encoder/manifest.json (shapes, lengths, token ranges, logits) and
 encoder/<name>/model.safetensors (float32 vectors, un-normalised).
 """
 import argparse
@@ -30,6 +33,7 @@ MODELS = [
     ("b_h12_c192", "B", 192, 12, 3, 384),
     ("b_h8_c512", "B", 512, 8, 2, 512),
 ]
+RERANKER = "a_h12_c384"
 LENGTHS = [1, 2, 17, 300, 3000]
 # Passages by length: size in text tokens, then free token ranges.
 PASSAGE_TOKENS = {17: [4], 300: [256, 97], 3000: [256]}
@@ -118,6 +122,11 @@ def make_weights(name, variant, c, heads, layers, f):
             add(p + "mlp.up_gated_layer.weight", (2 * f, c), 0, s["linear"])
             add(p + "mlp.down_layer.weight", (c, f), 0, s["down"])
             add(p + "mlp.down_layer.bias", (c,), 0, 128)
+    if name == RERANKER:
+        add("pooler.dense.weight", (c, c), 0, s["linear"])
+        add("pooler.dense.bias", (c,), 0, 256)
+        add("classifier.weight", (1, c), 0, 3 * s["linear"])
+        add("classifier.bias", (1,), 0, 512)
     return w
 
 
@@ -189,6 +198,10 @@ class JinaBert(torch.nn.Module):
         return x
 
 
+    def logit(self, hidden):
+        return float(self.linear(torch.tanh(self.linear(hidden[0], "pooler.dense")), "classifier"))
+
+
 # ---- late chunking ----------------------------------------------------------------------------------
 
 def passage_ranges(length, size):
@@ -232,12 +245,15 @@ def main():
             ids = torch.from_numpy(token_ids(name, length))
             ranges = [(0, length)] + case_ranges(length)
             with torch.no_grad():
-                want = pool(model(ids), ranges)
+                hidden = model(ids)
+                want = pool(hidden, ranges)
                 worst32 = max(worst32, float((pool(single(ids), ranges).double() - want).abs().max()))
                 if length <= 300:
                     worst16 = min(worst16, cosine_min(pool(half(ids).double(), ranges), want))
             tensors[f"n{length}"] = want.to(torch.float32).numpy()
             cases.append({"tokens": length, "ids_sum": int(ids.sum()), "ranges": ranges})
+            if name == RERANKER:
+                cases[-1]["logit"] = model.logit(hidden)
         spread = cosine_min(want[1:2], want[2:3])
         # One checksum for each kind of tensor tells a wrong generator from a wrong model.
         probe = {t: float(weights[t].reshape(-1)[-1]) for t in (

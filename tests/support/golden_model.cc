@@ -47,6 +47,7 @@ EncoderConfig ConfigOf(const json& model) {
   config.intermediate_size = model["intermediate_size"].get<int64_t>();
   config.max_position_embeddings = 8192;
   config.slopes = AlibiSlopes(config.num_heads);
+  config.num_labels = model["cases"][0].contains("logit") ? 1 : 0;
   return config;
 }
 
@@ -104,6 +105,16 @@ void AddLayer(WeightMaker& make, const json& model, int64_t index) {
   make.Add(p + "mlp.down_layer.bias", {c}, 0, 128);
 }
 
+void AddHead(const json& model, const std::string& prefix, SafetensorsWriter& writer) {
+  const int64_t c = model["hidden_size"].get<int64_t>();
+  const int64_t linear = model["scales"]["linear"].get<int64_t>();
+  WeightMaker pooler(model, prefix, writer), classifier(model, "", writer);
+  pooler.Add("pooler.dense.weight", {c, c}, 0, linear);
+  pooler.Add("pooler.dense.bias", {c}, 0, 256);
+  classifier.Add("classifier.weight", {1, c}, 0, 3 * linear);
+  classifier.Add("classifier.bias", {1}, 0, 512);
+}
+
 void WriteConfig(const json& model, const std::string& dir) {
   const json config = {
       {"model_type", "bert"},
@@ -148,6 +159,7 @@ GoldenModel LoadGoldenModel(const std::string& name) {
     int64_t sum = 0;
     for (int32_t id : one.ids) sum += id;
     LD_CHECK(sum == entry["ids_sum"].get<int64_t>());
+    one.logit = entry.value("logit", 0.0);
     for (const json& range : entry["ranges"]) {
       one.ranges.emplace_back(range[0].get<int64_t>(), range[1].get<int64_t>());
     }
@@ -171,6 +183,7 @@ void WriteGoldenModel(const std::string& name, const std::string& dir, const std
   make.Add("embeddings.token_type_embeddings.weight", {2, c}, 0, 512);
   make.AddNorm("embeddings.LayerNorm", c);
   for (int64_t i = 0; i < model["num_layers"].get<int64_t>(); ++i) AddLayer(make, model, i);
+  if (ConfigOf(model).num_labels == 1) AddHead(model, prefix, writer);
   for (const auto& [tensor, value] : model["probe"].items()) {
     LD_CHECK(writer.F32(absl::StrCat(prefix, tensor)).back() ==
              static_cast<float>(value.get<double>()));

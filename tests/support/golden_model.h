@@ -19,11 +19,12 @@ struct GoldenCase {
   // chunking cuts them ([CLS] in the first, [SEP] in the last), and some odd ones.
   std::vector<std::pair<int64_t, int64_t>> ranges;
   std::vector<std::vector<float>> vectors;  // [ranges][hidden_size]
+  double logit = 0;                         // of a reranker's head
 };
 
 struct GoldenModel {
   std::string name;
-  EncoderConfig config;
+  EncoderConfig config;           // num_labels 1: a reranker
   std::vector<GoldenCase> cases;  // 1, 2, 17, 300 and 3,000 tokens
 };
 
@@ -32,7 +33,8 @@ std::vector<std::string> GoldenModelNames();
 GoldenModel LoadGoldenModel(const std::string& name);
 
 // Writes config.json, model.safetensors and vocab.txt of the golden model `name` into `dir`, which
-// must exist. `prefix` goes before every tensor name ("bert." as classifiers have it).
+// must exist. `prefix` goes before every tensor name but the classifier's ("bert." as classifiers
+// have it).
 void WriteGoldenModel(const std::string& name, const std::string& dir,
                       const std::string& prefix = "");
 
