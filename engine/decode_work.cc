@@ -108,7 +108,7 @@ class ScoreWork final : public Work {
   void OnScored(size_t candidate, std::vector<float> log_probs);
 
   ScoreTask task_;
-  const DecodeTarget target_;
+  DecodeTarget target_;
   const std::vector<absl::Status> faults_;  // [candidates]
   DecodeResources& resources_;
   DecodeStats stats_;
@@ -170,6 +170,8 @@ void ScoreWork::Collect(Batch batch, Pass& pass, const absl::Status& status,
 }
 
 void ScoreWork::Done(const absl::Status& status, const WorkTimings& timings) {
+  target_ = {};  // the document is free before anyone is told
+  task_.document.reset();
   if (!status.ok()) return std::move(task_.on_done)(status);
   stats_.queue_seconds = timings.queue_seconds;
   stats_.compute_seconds = timings.compute_seconds;
@@ -194,7 +196,7 @@ class GenerateWork final : public Work {
 
  private:
   GenerateTask task_;
-  const DecodeTarget target_;
+  DecodeTarget target_;
   DecodeResources& resources_;
   GenerateResult result_;
 };
@@ -231,6 +233,8 @@ void GenerateWork::Collect(Batch /*batch*/, Pass& pass, const absl::Status& stat
 }
 
 void GenerateWork::Done(const absl::Status& status, const WorkTimings& timings) {
+  target_ = {};
+  task_.document.reset();
   if (!status.ok()) return std::move(task_.on_done)(status);
   result_.stats.queue_seconds = timings.queue_seconds;
   result_.stats.compute_seconds = timings.compute_seconds;

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "engine/base/status_macros.h"
+#include "engine/feed_forward.h"
 
 namespace longdoc {
 namespace {
@@ -39,18 +40,26 @@ absl::Status Norm(const DecoderState& s, const std::vector<float>& gamma, RowRan
   return absl::OkStatus();
 }
 
+// y += scratch.tile
+void AddResidual(const DecoderState& s, RowRange tile, const WorkerScratch& scratch) {
+  kernels::ScatterAddArgs add;
+  add.rows = tile.rows;
+  add.dim = s.weights->config.hidden_size;
+  add.in = scratch.tile.as<float>();
+  add.out = s.y + tile.begin * add.dim;
+  s.backend->ScatterAdd(add);
+}
+
+absl::Status EnsureTile(const DecoderState& s, RowRange tile, WorkerScratch& scratch) {
+  return scratch.Ensure(scratch.tile, tile.rows * s.weights->config.hidden_size * 4);
+}
+
 // y += in · W^T
 absl::Status AddProduct(const DecoderState& s, const PackedMatrix& w, const void* in, RowRange tile,
                         WorkerScratch& scratch) {
-  const int64_t dim = s.weights->config.hidden_size;
-  RETURN_IF_ERROR(scratch.Ensure(scratch.tile, tile.rows * dim * 4));
+  RETURN_IF_ERROR(EnsureTile(s, tile, scratch));
   RETURN_IF_ERROR(w.Gemm(tile.rows, in, scratch.tile.as<float>()));
-  kernels::ScatterAddArgs add;
-  add.rows = tile.rows;
-  add.dim = dim;
-  add.in = scratch.tile.as<float>();
-  add.out = s.y + tile.begin * dim;
-  s.backend->ScatterAdd(add);
+  AddResidual(s, tile, scratch);
   return absl::OkStatus();
 }
 
@@ -96,22 +105,17 @@ absl::Status ProjectSelf(const DecoderState& s, size_t layer, RowRange tile,
   return absl::OkStatus();
 }
 
-absl::Status FeedForward(const DecoderState& s, const PackedDecoderLayer& w, RowRange tile,
-                         WorkerScratch& scratch) {
-  const int64_t inner = s.weights->config.decoder_ff_size;
+// y += FF(RMSNorm(y))
+absl::Status AddFeedForward(const DecoderState& s, const PackedDecoderLayer& w, RowRange tile,
+                            WorkerScratch& scratch) {
   RETURN_IF_ERROR(Norm(s, w.ff_norm, tile, scratch));
-  RETURN_IF_ERROR(scratch.Ensure(scratch.wide, tile.rows * 2 * inner * 4));
-  RETURN_IF_ERROR(scratch.Ensure(scratch.inner, tile.rows * inner * GemmBytes(s)));
-  RETURN_IF_ERROR(w.gate_up->Gemm(tile.rows, scratch.input.data(), scratch.wide.as<float>()));
-  kernels::GatedGeluArgs gelu;
-  gelu.rows = tile.rows;
-  gelu.dim = inner;
-  gelu.in = scratch.wide.as<float>();
-  gelu.tanh_form = true;
-  gelu.out_type = s.backend->info().gemm_type;
-  gelu.out = scratch.inner.data();
-  s.backend->GatedGelu(gelu);
-  return AddProduct(s, *w.down, scratch.inner.data(), tile, scratch);
+  RETURN_IF_ERROR(EnsureTile(s, tile, scratch));
+  const FeedForward ff = {w.gate_up.get(), w.down.get(), /*activate_second_half=*/false,
+                          /*tanh_form=*/true};
+  RETURN_IF_ERROR(RunFeedForward(*s.backend, ff, tile.rows, scratch.input.data(),
+                                 scratch.tile.as<float>(), scratch));
+  AddResidual(s, tile, scratch);
+  return absl::OkStatus();
 }
 
 // Where the partial results of one tile and part are: [tile query rows, D], and one float each for
@@ -229,7 +233,7 @@ absl::Status DecoderCrossMixStep(const DecoderState& s, size_t layer, int64_t gr
   merge.out = Attended(s, tile.begin);
   s.backend->MqaMerge(merge);
   RETURN_IF_ERROR(AddProduct(s, *w.cross_output, merge.out, tile, scratch));
-  RETURN_IF_ERROR(FeedForward(s, w, tile, scratch));
+  RETURN_IF_ERROR(AddFeedForward(s, w, tile, scratch));
   if (layer + 1 == s.weights->layers.size()) return absl::OkStatus();
   return ProjectSelf(s, layer + 1, tile, scratch);
 }
