@@ -9,6 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "engine/base/error_reason.h"
 #include "engine/base/status_macros.h"
+#include "engine/cross_encoder.h"
 #include "engine/decode_task.h"
 #include "engine/similarity.h"
 #include "engine/vector_output.h"
@@ -94,6 +95,8 @@ class PairScores : public std::enable_shared_from_this<PairScores> {
         return ComputeCosine(index);
       case v1::LATE_INTERACTION:
         return SubmitMaxSim(engine, index);
+      case v1::CROSS_ENCODER:
+        return SubmitPair(engine, index);
       default:
         return absl::InternalError("method was not resolved");
     }
@@ -170,6 +173,25 @@ class PairScores : public std::enable_shared_from_this<PairScores> {
       self->Finish(index, std::move(score));
     };
     return engine.Submit(std::move(task));
+  }
+
+  absl::Status SubmitPair(Engine& engine, size_t index) {
+    CrossEncodeTask task;
+    task.model = document_->model;
+    task.query = candidate_->ids;
+    const absl::Span<const int32_t> ids =
+        WithoutSpecialTokens(document_->model->tokenizer(), document_->ids);
+    task.document.assign(ids.begin(), ids.end());
+    task.attention = options_.attention;
+    task.cancellation = token_;
+    task.on_done = [self = shared_from_this(), index](absl::StatusOr<CrossEncodeResult> result) {
+      if (!result.ok()) return self->Finish(index, result.status());
+      v1::Score score;
+      score.set_score(result->logit);
+      score.set_probability(1 / (1 + std::exp(-result->logit)));
+      self->Finish(index, std::move(score));
+    };
+    return SubmitCrossEncode(engine, std::move(task));
   }
 
   void Finish(size_t index, absl::StatusOr<v1::Score> score) {
