@@ -42,4 +42,15 @@ struct KeptDocument {
   int64_t bytes() const { return bytes_by_kind().total(); }
 };
 
+// At least what bytes() of such a document will say, but for its cross keys and values.
+int64_t KeptBytesWithoutCrossKv(int64_t tokens, int64_t passages, int64_t dimensions,
+                                bool token_vectors, int64_t document_id_bytes);
+
+// What is kept of an encode of `ids` with these passages as its spans. Vectors of passages and
+// tokens become bf16 of unit length (a zero vector stays zero); the fp32 ones are freed. Time
+// O(tokens · dimensions) with token vectors.
+KeptDocument KeepEncoded(std::shared_ptr<const Model> model, std::vector<int32_t> ids,
+                         std::vector<Passage> passages, std::string document_id,
+                         EncodeResult&& encoded);
+
 }  // namespace longdoc

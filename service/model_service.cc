@@ -14,31 +14,11 @@
 #include "engine/base/thread_pool.h"
 #include "longdoc/v1/model_service.grpc.pb.h"
 #include "service/model_info.h"
-#include "service/rpc_timer.h"
 #include "service/services.h"
-#include "service/status.h"
+#include "service/unary_reactor.h"
 
 namespace longdoc::service {
 namespace {
-
-// A unary call whose answer is computed by one function, at once or on the pool.
-class UnaryReactor final : public grpc::ServerUnaryReactor {
- public:
-  UnaryReactor(ServiceContext& context, grpc::CallbackServerContext& call, Rpc rpc,
-               std::string_view name)
-      : call_(call), timer_(context, rpc, name, AdoptRequestId(call)) {}
-
-  void Complete(const absl::Status& status) {
-    timer_.SetStatus(status);
-    Finish(ToGrpcStatus(status, call_));
-  }
-  void OnDone() override { delete this; }
-  bool cancelled() const { return call_.IsCancelled(); }
-
- private:
-  grpc::CallbackServerContext& call_;
-  RpcTimer timer_;
-};
 
 class ModelServiceImpl final : public v1::ModelService::CallbackService {
  public:
@@ -48,7 +28,7 @@ class ModelServiceImpl final : public v1::ModelService::CallbackService {
   grpc::ServerUnaryReactor* ListModels(grpc::CallbackServerContext* call,
                                        const v1::ListModelsRequest*,
                                        v1::ListModelsResponse* response) override {
-    return Answer(call, Rpc::kListModels, "ListModels", [&] {
+    return Answer(context_, authorize_, call, Rpc::kListModels, "ListModels", [&] {
       for (const auto& [name, model] : context_.models) {
         FillModel(context_, *model, response->add_models());
       }
@@ -59,7 +39,7 @@ class ModelServiceImpl final : public v1::ModelService::CallbackService {
   grpc::ServerUnaryReactor* GetModel(grpc::CallbackServerContext* call,
                                      const v1::GetModelRequest* request,
                                      v1::GetModelResponse* response) override {
-    return Answer(call, Rpc::kGetModel, "GetModel", [&]() -> absl::Status {
+    return Answer(context_, authorize_, call, Rpc::kGetModel, "GetModel", [&]() -> absl::Status {
       ASSIGN_OR_RETURN(std::shared_ptr<const Model> model, context_.FindModel(request->model()));
       FillModel(context_, *model, response->mutable_model());
       return absl::OkStatus();
@@ -69,7 +49,7 @@ class ModelServiceImpl final : public v1::ModelService::CallbackService {
   grpc::ServerUnaryReactor* EstimateDocument(grpc::CallbackServerContext* call,
                                              const v1::EstimateDocumentRequest* request,
                                              v1::EstimateDocumentResponse* response) override {
-    return Answer(call, Rpc::kEstimateDocument, "EstimateDocument",
+    return Answer(context_, authorize_, call, Rpc::kEstimateDocument, "EstimateDocument",
                   [&] { return Estimate(context_, *request, response); });
   }
 
@@ -77,7 +57,7 @@ class ModelServiceImpl final : public v1::ModelService::CallbackService {
                                      const v1::TokenizeRequest* request,
                                      v1::TokenizeResponse* response) override {
     auto* reactor = new UnaryReactor(context_, *call, Rpc::kTokenize, "Tokenize");
-    absl::Status admission = Admit(call);
+    absl::Status admission = Admit(context_, authorize_, *call);
     if (!admission.ok()) {
       reactor->Complete(admission);
       return reactor;
@@ -93,21 +73,6 @@ class ModelServiceImpl final : public v1::ModelService::CallbackService {
   }
 
  private:
-  absl::Status Admit(grpc::CallbackServerContext* call) const {
-    if (authorize_) RETURN_IF_ERROR(authorize_(MetadataValue(*call, "authorization")));
-    return context_.CheckServing();
-  }
-
-  template <typename Fn>
-  grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* call, Rpc rpc,
-                                   std::string_view name, Fn fn) {
-    auto* reactor = new UnaryReactor(context_, *call, rpc, name);
-    absl::Status status = Admit(call);
-    if (status.ok()) status = fn();
-    reactor->Complete(status);
-    return reactor;
-  }
-
   ServiceContext& context_;
   const AuthorizeFn authorize_;
 };

@@ -256,6 +256,16 @@ int64_t DocumentOptions::ExpectedPassages(int64_t tokens) const {
   return count;
 }
 
+EncodeShape DocumentOptions::Shape(const Model& model, int64_t tokens, int64_t passages) const {
+  EncodeShape shape;
+  shape.tokens = tokens;
+  shape.num_vectors = passages + 1;
+  shape.token_vectors = token_vectors;
+  shape.cross_kv = for_scoring && model.info().can_score_likelihood;
+  shape.attention = attention;
+  return shape;
+}
+
 absl::StatusOr<DocumentOptions> ParseDocumentHeader(const v1::DocumentHeader& header,
                                                     int64_t model_dim,
                                                     const DocumentLimits& limits) {

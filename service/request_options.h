@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "engine/document.h"
+#include "engine/engine.h"
 #include "engine/options.h"
 #include "longdoc/v1/common.pb.h"
 #include "longdoc/v1/embedding_service.pb.h"
@@ -43,11 +44,16 @@ struct DocumentOptions {
   bool token_vectors = false;
   bool document_vector = true;
   double progress_interval_seconds = 0.5;
+  // Not in the header, but in the nature of the RPC.
+  bool for_scoring = false;  // what scoring needs as well: the decoder's keys and values, the ids
+  bool keep = false;         // and it goes into the store
 
   bool has_breaks() const;
   // Passages of a document of `tokens` tokens, as far as the specifications tell (sentences and
   // breaks depend on the text and count 0).
   int64_t ExpectedPassages(int64_t tokens) const;
+  // Of the encode that this takes.
+  EncodeShape Shape(const Model& model, int64_t tokens, int64_t passages) const;
 };
 
 // Also refuses what the declared sizes show to be over the limits.

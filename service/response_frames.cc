@@ -60,6 +60,16 @@ void FillEncodeStats(const EncodeStats& stats, v1::EncodeStats* out) {
   out->set_planned_bytes(stats.planned_bytes);
   out->set_peak_bytes(stats.peak_bytes);
   out->set_batch_texts(stats.batch_sequences);
+  const RoutingStats& routing = stats.routing;
+  if (routing.tokens_routed() == 0) return;
+  double weight = 0;
+  for (const double w : routing.weight) weight += w;
+  out->set_tokens_routed(routing.tokens_routed());
+  out->set_routed_score_mass(
+      static_cast<float>(weight / static_cast<double>(routing.tokens_routed())));
+  if (routing.follow_ups == 0) return;
+  out->set_routed_layer_overlap(static_cast<float>(static_cast<double>(routing.repeated) /
+                                                   static_cast<double>(routing.follow_ups)));
 }
 
 ResponseFrames::ResponseFrames(EncodeResult&& encoded, TokenizedDocument&& document,

@@ -41,7 +41,10 @@ using Clock = std::chrono::steady_clock;
 constexpr char kExitCodeUrl[] = "longdoc/exit_code";
 constexpr char kLiveness[] = "liveness";
 // "" is the name of clients that ask for the server as a whole.
-constexpr const char* kReadinessNames[] = {"", "readiness", "longdoc.v1.EmbeddingService",
+constexpr const char* kReadinessNames[] = {"",
+                                           "readiness",
+                                           "longdoc.v1.EmbeddingService",
+                                           "longdoc.v1.DocumentService",
                                            "longdoc.v1.ModelService"};
 // From refusing connections to cancelling what is left. After a drain that is calls which gRPC had
 // taken in but not yet shown to us (they get UNAVAILABLE), and health watchers, who never leave.
@@ -161,6 +164,7 @@ struct Server::Impl {
   std::unique_ptr<ThreadPool> tokenizers;
   std::unique_ptr<ServiceContext> context;
   std::unique_ptr<grpc::Service> embedding_service;
+  std::unique_ptr<grpc::Service> document_service;
   std::unique_ptr<grpc::Service> model_service;
   std::unique_ptr<grpc::Server> grpc;
   int port = 0;
@@ -233,6 +237,7 @@ absl::Status Server::Impl::StartGrpc() {
   auto authorize = MakeAuthorizer(options.security);
   if (!authorize.ok()) return WithExitCode(authorize.status(), kExitBadConfig);
   embedding_service = MakeEmbeddingService(*context, *authorize);
+  document_service = MakeDocumentService(*context, *authorize);
   model_service = MakeModelService(*context, *authorize);
 
   grpc::EnableDefaultHealthCheckService(true);
@@ -245,6 +250,7 @@ absl::Status Server::Impl::StartGrpc() {
   SetKeepalive(options.lifecycle, &builder);
   builder.SetOption(std::make_unique<ReflectionOption>(options.reflection));
   builder.RegisterService(embedding_service.get());
+  builder.RegisterService(document_service.get());
   builder.RegisterService(model_service.get());
   builder.AddListeningPort(options.listen_address, *credentials, &port);
   grpc = builder.BuildAndStart();

@@ -25,6 +25,9 @@ using AuthorizeFn = std::function<absl::Status(const std::string& authorization)
 // EmbedTexts and EmbedDocument.
 std::unique_ptr<grpc::Service> MakeEmbeddingService(ServiceContext& context,
                                                     AuthorizeFn authorize = nullptr);
+// EncodeDocument, GetDocument, ListDocuments and DeleteDocument.
+std::unique_ptr<grpc::Service> MakeDocumentService(ServiceContext& context,
+                                                   AuthorizeFn authorize = nullptr);
 // ListModels, GetModel, Tokenize and EstimateDocument.
 std::unique_ptr<grpc::Service> MakeModelService(ServiceContext& context,
                                                 AuthorizeFn authorize = nullptr);

@@ -57,20 +57,28 @@ class StreamSession::Guard {
   std::unique_lock<std::mutex> lock_;
 };
 
-std::shared_ptr<StreamSession> StreamSession::Create(ServiceContext& context, Executor executor,
-                                                     TimePoint deadline) {
+std::shared_ptr<StreamSession> StreamSession::Create(ServiceContext& context,
+                                                     std::unique_ptr<DocumentCall> call,
+                                                     Executor executor, TimePoint deadline) {
   deadline = std::min(deadline, context.timers.Now() + ToChrono(context.limits.max_deadline));
-  return std::shared_ptr<StreamSession>(new StreamSession(context, std::move(executor), deadline));
+  return std::shared_ptr<StreamSession>(
+      new StreamSession(context, std::move(call), std::move(executor), deadline));
 }
 
-StreamSession::StreamSession(ServiceContext& context, Executor executor, TimePoint deadline)
+StreamSession::StreamSession(ServiceContext& context, std::unique_ptr<DocumentCall> call,
+                             Executor executor, TimePoint deadline)
     : context_(context),
       timers_(context.timers),
       executor_(std::move(executor)),
       deadline_(deadline),
       token_(std::make_shared<CancellationToken>(deadline)),
-      machine_({context.limits.read_high_watermark_bytes,
-                context.limits.read_high_watermark_bytes / 2}) {}
+      machine_(
+          {context.limits.read_high_watermark_bytes, context.limits.read_high_watermark_bytes / 2}),
+      document_(std::make_unique<Document>()),
+      next_frame_(call->NewResponse()),
+      writing_(call->NewResponse()) {
+  document_->call = std::move(call);
+}
 
 StreamSession::~StreamSession() {
   if (slot_held_) context_.metrics.Bug("stream_session_not_finished");
@@ -101,45 +109,36 @@ absl::Status StreamSession::OpenLocked() {
   return absl::OkStatus();
 }
 
-void StreamSession::OnMessage(v1::EmbedDocumentRequest&& message) {
+void StreamSession::OnInput(DocumentInput&& input) {
   Guard guard(*this);
   SessionEvent event;
   Job job;
-  switch (message.message_case()) {
-    case v1::EmbedDocumentRequest::kHeader:
+  switch (input.kind) {
+    case DocumentInput::Kind::kHeader:
       event.kind = Kind::kHeader;
       if (machine_.state() == StreamState::kAwaitHeader && !machine_.failed()) {
-        event.status = AcceptHeaderLocked(message.header());
+        event.status = AcceptHeaderLocked(input);
       }
       break;
-    case v1::EmbedDocumentRequest::kChunk: {
-      v1::DocumentChunk& chunk = *message.mutable_chunk();
-      if (chunk.content_case() == v1::DocumentChunk::CONTENT_NOT_SET) {
+    case DocumentInput::Kind::kChunk:
+      if (input.chunk.content_case() == v1::DocumentChunk::CONTENT_NOT_SET) {
         event.kind = Kind::kEmptyMessage;
         break;
       }
       event.kind = Kind::kChunk;
-      event.offset = chunk.offset();
-      event.ids = chunk.has_token_ids();
-      if (event.ids) {
-        job.kind = Job::Kind::kIds;
-        job.ids.assign(chunk.token_ids().ids().begin(), chunk.token_ids().ids().end());
-        event.size = static_cast<int64_t>(job.ids.size());
-      } else {
-        job.text = std::move(*chunk.mutable_text());
-        event.size = static_cast<int64_t>(job.text.size());
-      }
+      event.offset = input.chunk.offset();
+      event.ids = input.chunk.has_token_ids();
+      job.content = ContentPiece::Take(std::move(input.chunk));
+      event.size = job.content.size();
       break;
-    }
-    case v1::EmbedDocumentRequest::kPassageBreak:
+    case DocumentInput::Kind::kBreak:
       event.kind = Kind::kBreak;
-      job.kind = Job::Kind::kBreak;
       break;
-    case v1::EmbedDocumentRequest::MESSAGE_NOT_SET:
+    case DocumentInput::Kind::kNone:
       event.kind = Kind::kEmptyMessage;
       break;
   }
-  const int64_t bytes = event.ids ? 4 * event.size : event.size;
+  const int64_t bytes = job.content.bytes();
   details_.bytes += bytes;
   if (bytes > 0) context_.metrics.BytesReceived(bytes);
   const bool header = event.kind == Kind::kHeader;
@@ -147,29 +146,26 @@ void StreamSession::OnMessage(v1::EmbedDocumentRequest&& message) {
   if (header) ArmTimerLocked();  // progress begins
 }
 
-absl::Status StreamSession::AcceptHeaderLocked(const v1::DocumentHeader& header) {
+absl::Status StreamSession::AcceptHeaderLocked(const DocumentInput& input) {
   RETURN_IF_ERROR(context_.CheckServing());
-  ASSIGN_OR_RETURN(model_, context_.FindModel(header.model()));
+  ASSIGN_OR_RETURN(model_, context_.FindModel(input.header.model()));
   details_.model = model_->name();
-  const DocumentLimits& limits = context_.limits.document;
-  ASSIGN_OR_RETURN(options_, ParseDocumentHeader(header, model_->info().dimensions, limits));
+  ASSIGN_OR_RETURN(options_, ParseDocumentHeader(input.header, model_->info().dimensions,
+                                                 context_.limits.document));
   details_.document_id = options_.document_id;
-  document_ = std::make_unique<Document>();
-  ASSIGN_OR_RETURN(
-      document_->builder,
-      DocumentBuilder::Create(model_->tokenizer(), options_.passages, options_.overflow, limits));
-  if (options_.declared_tokens) RETURN_IF_ERROR(CheckMemory(*options_.declared_tokens));
+  RETURN_IF_ERROR(document_->call->AcceptHeader(input, model_, &options_));
+  ASSIGN_OR_RETURN(document_->intake, DocumentIntake::Create(context_, model_, options_));
   machine_.SetHeader({options_.has_breaks(), options_.declared_bytes, options_.declared_tokens});
   header_at_ = progress_at_ = timers_.Now();
   context_.metrics.AttentionMode(options_.attention);
   return absl::OkStatus();
 }
 
-void StreamSession::OnMalformedMessage() {
+void StreamSession::OnMalformedMessage(const std::string& expected) {
   Guard guard(*this);
   SessionEvent event{.kind = Kind::kEmptyMessage};
-  event.status = WithReason(absl::InvalidArgumentError("message is no EmbedDocumentRequest"),
-                            "MALFORMED_MESSAGE");
+  event.status =
+      WithReason(absl::InvalidArgumentError("message is no " + expected), "MALFORMED_MESSAGE");
   StepLocked(std::move(event));
 }
 
@@ -290,15 +286,15 @@ void StreamSession::ReleaseLocked() {
 void StreamSession::WriteLocked(StreamActions::Write write) {
   const TimePoint now = timers_.Now();
   if (write == StreamActions::Write::kFrame) {
-    writing_.Swap(&next_frame_);
+    std::swap(writing_, next_frame_);
     if (!first_frame_sent_) context_.metrics.TimeToFirstResult(Seconds(now - header_at_));
     first_frame_sent_ = true;
   } else {
-    writing_.Clear();
-    FillProgressLocked(writing_.mutable_progress());
+    writing_->Clear();
+    FillProgressLocked(document_->call->MutableProgress(writing_.get()));
   }
   write_since_ = now;
-  transport_->StartWrite(writing_);
+  transport_->StartWrite(*writing_);
 }
 
 void StreamSession::FillProgressLocked(v1::Progress* progress) const {

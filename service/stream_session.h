@@ -1,15 +1,16 @@
-// One EmbedDocument call: the protocol (StreamMachine) joined to the tokenizer, the engine, the
-// clock and a transport. Knows nothing of gRPC.
+// One streamed document, of EmbedDocument or EncodeDocument: the protocol (StreamMachine) joined to
+// the tokenizer, the engine, the clock and a transport. What the RPCs do differently is the
+// business of their DocumentCall. Knows nothing of gRPC.
 //
 // Threads: every entry point may be called from any thread at any time. One mutex guards the
 // machine; the transport is called under it, so that no operation starts after finish. Tokenization
-// and the building of frames run as a strand (one job at a time, in order) on the executor, in
+// and the making of answers run as a strand (one job at a time, in order) on the executor, in
 // slices of 64 KiB. Callbacks of the engine and of timers own or weakly hold the session, never
 // the transport; the session forgets the transport when it asks for finish.
 //
 // Memory: unprocessed content up to the high watermark plus one message, 20 bytes per token, the
-// vectors, and two response frames. All of it is dropped at finish, cancel or fault; what the
-// engine holds goes when it next looks at the cancellation token.
+// vectors, what the call holds, and two responses. All of it is dropped at finish, cancel or fault;
+// what the engine holds goes when it next looks at the cancellation token.
 #pragma once
 
 #include <cstdint>
@@ -18,18 +19,19 @@
 #include <memory>
 #include <mutex>
 #include <string>
-#include <string_view>
-#include <vector>
+#include <utility>
 
 #include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
 #include "engine/base/cancellation.h"
 #include "engine/document.h"
 #include "engine/engine.h"
+#include "google/protobuf/message.h"
 #include "longdoc/v1/embedding_service.pb.h"
 #include "service/context.h"
+#include "service/document_call.h"
+#include "service/document_intake.h"
 #include "service/request_options.h"
-#include "service/response_frames.h"
 #include "service/rpc_timer.h"
 #include "service/stream_machine.h"
 #include "service/timer_queue.h"
@@ -40,10 +42,10 @@ namespace longdoc::service {
 class StreamTransport {
  public:
   virtual ~StreamTransport() = default;
-  // Completes with StreamSession::OnMessage or OnReadsEnded.
+  // Completes with StreamSession::OnInput, OnMalformedMessage or OnReadsEnded.
   virtual void StartRead() = 0;
-  // `response` stays untouched until StreamSession::OnWriteDone.
-  virtual void StartWrite(const v1::EmbedDocumentResponse& response) = 0;
+  // `response`, of the call's type, stays untouched until StreamSession::OnWriteDone.
+  virtual void StartWrite(const google::protobuf::Message& response) = 0;
   // The last call, exactly once, without a write outstanding.
   virtual void Finish(const absl::Status& status) = 0;
   // Makes the outstanding write fail soon.
@@ -58,17 +60,22 @@ class StreamSession : public std::enable_shared_from_this<StreamSession> {
 
   // `deadline`: the client's; cut to the server's limit. The context and the executor must outlive
   // the session.
-  static std::shared_ptr<StreamSession> Create(ServiceContext& context, Executor executor,
-                                               TimePoint deadline);
+  static std::shared_ptr<StreamSession> Create(ServiceContext& context,
+                                               std::unique_ptr<DocumentCall> call,
+                                               Executor executor, TimePoint deadline);
   ~StreamSession();
 
   // Opens the stream: starts the first read, or finishes at once with `admission`, with UNAVAILABLE
   // while draining or with RESOURCE_EXHAUSTED for too many streams. `transport` must stay valid
   // until its Finish was called.
   void Start(StreamTransport* transport, const absl::Status& admission);
-  void OnMessage(v1::EmbedDocumentRequest&& message);
-  // Instead of OnMessage, when the bytes are no EmbedDocumentRequest.
-  void OnMalformedMessage();
+  void OnInput(DocumentInput&& input);
+  template <typename Request>
+  void OnMessage(Request&& message) {
+    OnInput(TakeInput(std::forward<Request>(message)));
+  }
+  // Instead of OnInput, when the bytes are no message of type `expected`.
+  void OnMalformedMessage(const std::string& expected);
   void OnReadsEnded();
   void OnWriteDone(bool ok);
   void OnCancel();
@@ -80,23 +87,22 @@ class StreamSession : public std::enable_shared_from_this<StreamSession> {
  private:
   // Work of the strand, in order.
   struct Job {
-    enum class Kind { kText, kIds, kBreak, kSeal, kFrame };
-    Kind kind = Kind::kText;
-    std::string text{};
-    size_t consumed = 0;  // of text
-    std::vector<int32_t> ids{};
+    enum class Kind { kContent, kSeal, kFrame };
+    Kind kind = Kind::kContent;
+    ContentPiece content{};
   };
-  // The document in all its stages. Only the strand touches it; whoever ends the stream destroys it
-  // when the strand does not run.
+  // The document in all its stages. Once the header is accepted only the strand touches it (but for
+  // the call's const functions); whoever ends the stream destroys it when the strand does not run.
   struct Document {
-    std::unique_ptr<DocumentBuilder> builder;
-    TokenizedDocument tokenized;  // without its ids once these went to the engine
-    std::unique_ptr<ResponseFrames> frames;
-    int64_t next_memory_check = 4096;
-    int64_t num_ids = 0;
+    std::unique_ptr<DocumentCall> call;
+    std::unique_ptr<DocumentIntake> intake;
+    TokenizedDocument tokenized;  // until it is answered
+    bool encoded = false;         // or needs no encode
+    bool answered = false;
   };
 
-  StreamSession(ServiceContext& context, Executor executor, TimePoint deadline);
+  StreamSession(ServiceContext& context, std::unique_ptr<DocumentCall> call, Executor executor,
+                TimePoint deadline);
 
   // Holds mutex_, and afterwards destroys what was dropped under it.
   class Guard;
@@ -109,7 +115,7 @@ class StreamSession : public std::enable_shared_from_this<StreamSession> {
   void EnqueueLocked(Job job);
   void ArmTimerLocked();
   absl::Status OpenLocked();
-  absl::Status AcceptHeaderLocked(const v1::DocumentHeader& header);
+  absl::Status AcceptHeaderLocked(const DocumentInput& input);
   TimePoint NextTimerLocked(TimePoint now) const;
   bool OffersProgressLocked() const;
   bool AwaitsClientLocked() const;
@@ -117,17 +123,14 @@ class StreamSession : public std::enable_shared_from_this<StreamSession> {
   // The strand; see stream_work.cc.
   void RunStrand();
   int64_t RunJob(Job& job);
-  absl::Status ConsumeText(std::string_view slice);
-  absl::Status ConsumeIds(const std::vector<int32_t>& ids);
-  absl::Status CheckGrowth();
-  absl::Status CheckMemory(int64_t tokens) const;
-  EncodeShape ShapeOf(int64_t tokens, int64_t passages) const;
+  absl::Status Consume(ContentPiece& content, int64_t* bytes);
   absl::Status Seal();
-  void BuildFrame();
+  absl::Status Submit();
+  absl::Status BuildFrame();
   void OnProgress(double fraction);
   void OnEncoded(absl::StatusOr<EncodeResult> result);
   void PostEvent(SessionEvent event);
-  v1::EmbedDocumentResult MakeResult(const EncodeStats& stats);
+  v1::EncodeStats MakeStats(const EncodeResult* encoded) const;
 
   ServiceContext& context_;
   Timers& timers_;
@@ -147,12 +150,12 @@ class StreamSession : public std::enable_shared_from_this<StreamSession> {
   bool strand_active_ = false;
   std::deque<Job> jobs_;
   std::unique_ptr<Document> document_;
-  std::unique_ptr<EncodeResult> result_;  // until the strand makes frames of it
+  std::unique_ptr<EncodeResult> result_;  // until the strand makes an answer of it
   // Dropped, and to be destroyed once the mutex is free (Guard does).
   std::unique_ptr<Document> garbage_;
   std::unique_ptr<EncodeResult> garbage_result_;
-  v1::EmbedDocumentResponse next_frame_;  // being built, or ready
-  v1::EmbedDocumentResponse writing_;     // handed to the transport
+  std::unique_ptr<google::protobuf::Message> next_frame_;  // being built, or ready
+  std::unique_ptr<google::protobuf::Message> writing_;     // handed to the transport
   RpcDetails details_;
 
   // For progress and statistics.

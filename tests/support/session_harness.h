@@ -25,7 +25,7 @@ class CheckedTransport final : public service::StreamTransport {
     LD_CHECK(!finished() && !reading_);
     reading_ = true;
   }
-  void StartWrite(const v1::EmbedDocumentResponse& response) override {
+  void StartWrite(const google::protobuf::Message& response) override {
     LD_CHECK(!finished() && !writing_);
     writing_ = true;
     response_ = &response;
@@ -50,7 +50,7 @@ class CheckedTransport final : public service::StreamTransport {
     // The session must not touch a message that is being sent.
     LD_CHECK(response_->SerializeAsString() == bytes_);
     writing_ = false;
-    if (ok) sent_.push_back(*response_);
+    if (ok) sent_bytes_.push_back(bytes_);
     response_ = nullptr;
   }
   bool reading() const { return reading_; }
@@ -58,22 +58,36 @@ class CheckedTransport final : public service::StreamTransport {
   bool aborted() const { return aborted_; }
   bool finished() const { return status_.has_value(); }
   const absl::Status& status() const { return *status_; }
-  const std::vector<v1::EmbedDocumentResponse>& sent() const { return sent_; }
+  // What the client has got.
+  template <typename Response = v1::EmbedDocumentResponse>
+  std::vector<Response> sent() const {
+    std::vector<Response> messages(sent_bytes_.size());
+    for (size_t i = 0; i < messages.size(); ++i) {
+      LD_CHECK(messages[i].ParseFromString(sent_bytes_[i]));
+    }
+    return messages;
+  }
 
  private:
   bool reading_ = false, writing_ = false, aborted_ = false;
-  const v1::EmbedDocumentResponse* response_ = nullptr;
+  const google::protobuf::Message* response_ = nullptr;
   std::string bytes_;
   std::optional<absl::Status> status_;
-  std::vector<v1::EmbedDocumentResponse> sent_;
+  std::vector<std::string> sent_bytes_;
 };
 
+using MakeCall = std::unique_ptr<service::DocumentCall> (*)(const service::ServiceContext&);
+
+// Either has a TestContext of its own, or shares one with other sessions.
 class SessionHarness {
  public:
-  explicit SessionHarness(const service::Limits& limits = {}, double deadline_seconds = 600)
-      : test_(limits) {
+  explicit SessionHarness(const service::Limits& limits = {}, double deadline_seconds = 600,
+                          MakeCall make_call = service::MakeEmbedCall)
+      : SessionHarness(std::make_shared<TestContext>(limits), deadline_seconds, make_call) {}
+  SessionHarness(std::shared_ptr<TestContext> test, double deadline_seconds, MakeCall make_call)
+      : test_(std::move(test)) {
     session_ = service::StreamSession::Create(
-        test_.context,
+        context(), make_call(context()),
         [this](absl::AnyInvocable<void() &&> job) { jobs_.push_back(std::move(job)); },
         timers().Now() + std::chrono::milliseconds(static_cast<int64_t>(deadline_seconds * 1000)));
   }
@@ -86,7 +100,7 @@ class SessionHarness {
     }
     RunJobs();
     LD_CHECK(!started_ || transport_.finished());
-    LD_CHECK(context().open_streams == 0);
+    LD_CHECK(test_.use_count() > 1 || context().open_streams == 0);  // of others, maybe
     LD_CHECK(session_.use_count() == 1);  // nothing holds on to it
   }
 
@@ -94,12 +108,18 @@ class SessionHarness {
     started_ = true;
     session_->Start(&transport_, admission);
   }
-  void Message(v1::EmbedDocumentRequest message) {
+  template <typename Request>
+  void Message(Request message) {
     transport_.EndRead();
-    session_->OnMessage(std::move(message));
+    session_->OnInput(service::TakeInput(std::move(message)));
   }
   void Header(const v1::DocumentHeader& header = {}) {
     v1::EmbedDocumentRequest message;
+    *message.mutable_header() = header;
+    Message(std::move(message));
+  }
+  void Header(const v1::EncodeDocumentHeader& header) {
+    v1::EncodeDocumentRequest message;
     *message.mutable_header() = header;
     Message(std::move(message));
   }
@@ -119,6 +139,15 @@ class SessionHarness {
     v1::EmbedDocumentRequest message;
     message.mutable_passage_break();
     Message(std::move(message));
+  }
+  // All of it, up to the engine's task.
+  template <typename HeaderMessage>
+  void Send(const HeaderMessage& header, const std::string& text) {
+    Start();
+    Header(header);
+    Text(0, text);
+    HalfClose();
+    RunJobs();
   }
   void HalfClose() {
     transport_.EndRead();
@@ -150,17 +179,17 @@ class SessionHarness {
     }
   }
 
-  FakeEngine& engine() { return test_.engine; }
-  ManualTimers& timers() { return test_.timers; }
+  FakeEngine& engine() { return test_->engine; }
+  ManualTimers& timers() { return test_->timers; }
   CheckedTransport& transport() { return transport_; }
   service::StreamSession& session() { return *session_; }
-  service::ServiceContext& context() { return test_.context; }
-  DocumentStore& documents() { return test_.documents; }
-  service::Metrics& metrics() { return test_.metrics; }
+  service::ServiceContext& context() { return test_->context; }
+  DocumentStore& documents() { return test_->documents; }
+  service::Metrics& metrics() { return test_->metrics; }
   size_t num_jobs() const { return jobs_.size(); }
 
  private:
-  TestContext test_;
+  const std::shared_ptr<TestContext> test_;
   std::deque<absl::AnyInvocable<void() &&>> jobs_;
   CheckedTransport transport_;
   bool started_ = false;

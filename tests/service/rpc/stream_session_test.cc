@@ -15,30 +15,22 @@ namespace {
 
 using service::Limits;
 
-const v1::EmbedDocumentResult& ResultOf(SessionHarness& harness) {
+v1::EmbedDocumentResult ResultOf(SessionHarness& harness) {
   return harness.transport().sent().back().result();
-}
-
-void SendDocument(SessionHarness& h, const v1::DocumentHeader& header, const std::string& text) {
-  h.Start();
-  h.Header(header);
-  h.Text(0, text);
-  h.HalfClose();
-  h.RunJobs();
 }
 
 TEST(StreamSession, WholeDocument) {
   SessionHarness h;
   v1::DocumentHeader header;
   header.set_document_id("d");
-  SendDocument(h, header, "the word of the document");
+  h.Send(header, "the word of the document");
   ASSERT_EQ(h.engine().num_tasks(), 1u);
   EXPECT_EQ(h.context().open_streams, 1);
   h.engine().Complete();
   h.Drain();
   ASSERT_TRUE(h.transport().finished());
   EXPECT_TRUE(h.transport().status().ok()) << h.transport().status();
-  const v1::EmbedDocumentResult& result = ResultOf(h);
+  const v1::EmbedDocumentResult result = ResultOf(h);
   EXPECT_EQ(result.document_id(), "d");
   EXPECT_EQ(result.model(), "fake");
   EXPECT_EQ(result.stats().encoded_tokens(), 7);  // five words, [CLS] and [SEP]
@@ -203,10 +195,10 @@ TEST(StreamSession, TruncationIsReported) {
   SessionHarness h(limits);
   v1::DocumentHeader header;
   header.set_overflow(v1::OVERFLOW_TRUNCATE_END);
-  SendDocument(h, header, "the of and to in the of and to in the of and to in");
+  h.Send(header, "the of and to in the of and to in the of and to in");
   h.engine().Complete();
   h.Drain();
-  const v1::EncodeStats& stats = ResultOf(h).stats();
+  const v1::EncodeStats stats = ResultOf(h).stats();
   EXPECT_TRUE(stats.truncated());
   EXPECT_EQ(stats.encoded_tokens(), 10);
   EXPECT_EQ(stats.input_tokens(), 17);
@@ -272,128 +264,6 @@ TEST(StreamSession, ProgressTellsTheStageAndNeverPilesUp) {
   EXPECT_TRUE(h.transport().status().ok());
 }
 
-TEST(StreamSession, IdleClientIsDroppedButNotAWaitingOne) {
-  Limits limits;
-  limits.idle_timeout = absl::Seconds(30);
-  SessionHarness h(limits);
-  v1::DocumentHeader header;
-  header.set_progress_interval_seconds(3600);
-  h.Start();
-  h.timers().Advance(29);
-  h.Header(header);
-  h.timers().Advance(29);
-  EXPECT_FALSE(h.transport().finished()) << "a message came meanwhile";
-  h.timers().Advance(2);
-  ASSERT_TRUE(h.transport().finished());
-  EXPECT_EQ(h.transport().status().code(), absl::StatusCode::kDeadlineExceeded);
-  EXPECT_EQ(ReasonOf(h.transport().status()), "IDLE_TIMEOUT");
-
-  SessionHarness waiting(limits);
-  SendDocument(waiting, header, "the word");
-  waiting.timers().Advance(100);  // the engine is slow; that is not the client's fault
-  EXPECT_FALSE(waiting.transport().finished());
-}
-
-TEST(StreamSession, DeadlineIsTheClientsOrTheServersWhicheverIsSooner) {
-  Limits limits;
-  limits.idle_timeout = absl::Hours(10);
-  limits.max_deadline = absl::Seconds(100);
-  for (const double client : {50.0, 5000.0}) {
-    SessionHarness h(limits, client);
-    v1::DocumentHeader header;
-    header.set_progress_interval_seconds(3600);
-    SendDocument(h, header, "the word");
-    const double deadline = std::min(client, 100.0);
-    h.timers().Advance(deadline - 1);
-    ASSERT_FALSE(h.transport().finished());
-    EXPECT_FALSE(h.engine().first_token()->cancelled());
-    h.timers().Advance(1.5);
-    ASSERT_TRUE(h.transport().finished());
-    EXPECT_EQ(ReasonOf(h.transport().status()), "DEADLINE_EXCEEDED");
-    EXPECT_TRUE(h.engine().first_token()->cancelled());
-  }
-}
-
-TEST(StreamSession, ClientThatReadsNothingIsCutOff) {
-  Limits limits;
-  limits.idle_timeout = absl::Seconds(30);
-  SessionHarness h(limits);
-  SendDocument(h, {}, "the word");
-  h.engine().Complete();
-  h.RunJobs();
-  ASSERT_TRUE(h.transport().writing());
-  h.timers().Advance(61);
-  EXPECT_TRUE(h.transport().aborted());
-  EXPECT_FALSE(h.transport().finished()) << "a write is outstanding";
-  h.WriteDone(false);
-  ASSERT_TRUE(h.transport().finished());
-  EXPECT_EQ(ReasonOf(h.transport().status()), "READ_STALLED");
-}
-
-TEST(StreamSession, CancelAtEveryStageLetsGoOfEverything) {
-  for (int stage = 0; stage < 8; ++stage) {
-    SessionHarness h;
-    v1::DocumentHeader header;
-    header.add_passages()->set_tokens(2);
-    header.set_token_vectors(true);
-    h.Start();
-    if (stage > 0) h.Header(header);
-    if (stage > 1) h.Text(0, std::string(200'000, 'a'));
-    if (stage > 2) h.RunOneJob();  // in the middle of the chunk
-    if (stage > 3) {
-      h.HalfClose();
-      h.RunJobs();
-    }
-    if (stage > 4) h.engine().Progress(0.5);
-    const auto token = h.engine().first_token();
-    if (stage > 5) h.engine().Complete();
-    if (stage > 6) h.RunJobs();  // the first frame is being written
-    h.session().OnCancel();
-    if (h.transport().writing()) h.WriteDone(false);
-    ASSERT_TRUE(h.transport().finished()) << stage;
-    EXPECT_EQ(h.transport().status().code(), absl::StatusCode::kCancelled) << stage;
-    if (token != nullptr) {
-      EXPECT_TRUE(token->cancelled()) << stage;
-    }
-    EXPECT_EQ(h.context().open_streams, 0) << stage;
-    h.session().OnCancel();  // late events do nothing
-    h.session().OnReadsEnded();
-    h.session().OnTimer();
-  }  // the harness checks that nothing holds on to the session
-}
-
-TEST(StreamSession, VectorsAreDroppedWithTheCancelledRequest) {
-  SessionHarness h;
-  v1::DocumentHeader header;
-  header.set_token_vectors(true);
-  SendDocument(h, header, "the word");
-  auto owner = std::make_shared<int>(0);
-  std::weak_ptr<const void> alive = owner;
-  h.engine().set_next_owner(std::move(owner));
-  h.engine().Complete();
-  h.RunJobs();
-  ASSERT_FALSE(alive.expired());
-  h.session().OnCancel();
-  EXPECT_TRUE(alive.expired()) << "before the outstanding write ends";
-  h.WriteDone(false);
-}
-
-TEST(StreamSession, EngineFailuresArePassedOn) {
-  SessionHarness refused;
-  refused.engine().set_submit_status(
-      WithRetryDelay(WithReason(absl::ResourceExhaustedError("queue is full"), "QUEUE_FULL"), 2.5));
-  SendDocument(refused, {}, "the word");
-  ASSERT_TRUE(refused.transport().finished());
-  EXPECT_EQ(ReasonOf(refused.transport().status()), "QUEUE_FULL");
-  EXPECT_EQ(RetryDelaySecondsOf(refused.transport().status()), 2.5);
-
-  SessionHarness failed;
-  SendDocument(failed, {}, "the word");
-  failed.engine().Complete(absl::InternalError("values are not finite"));
-  ASSERT_TRUE(failed.transport().finished());
-  EXPECT_EQ(failed.transport().status().code(), absl::StatusCode::kInternal);
-}
-
 TEST(StreamSession, BreaksMakePassages) {
   SessionHarness h;
   v1::DocumentHeader header;
@@ -409,7 +279,7 @@ TEST(StreamSession, BreaksMakePassages) {
   h.Drain();
   ASSERT_TRUE(h.transport().status().ok()) << h.transport().status();
   ASSERT_EQ(h.transport().sent().size(), 2u);
-  const v1::PassageVectors& passages = h.transport().sent()[0].passages();
+  const v1::PassageVectors passages = h.transport().sent()[0].passages();
   ASSERT_EQ(passages.passages_size(), 2);
   EXPECT_EQ(passages.passages(0).bytes().begin(), 0);
   EXPECT_EQ(passages.passages(1).bytes().end(), 22);
@@ -421,7 +291,7 @@ TEST(StreamSession, BuildsOneFrameAheadAndNoMore) {
   SessionHarness h(limits);
   v1::DocumentHeader header;
   header.add_passages()->set_tokens(1);
-  SendDocument(h, header, "the of and to in");
+  h.Send(header, "the of and to in");
   h.engine().Complete();
   h.RunJobs();
   ASSERT_TRUE(h.transport().writing());
