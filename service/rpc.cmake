@@ -12,6 +12,7 @@ longdoc_add_library(session
   ${CMAKE_CURRENT_LIST_DIR}/inline_document.cc
   ${CMAKE_CURRENT_LIST_DIR}/item_status.cc
   ${CMAKE_CURRENT_LIST_DIR}/model_info.cc
+  ${CMAKE_CURRENT_LIST_DIR}/rank_job.cc
   ${CMAKE_CURRENT_LIST_DIR}/request_options.cc
   ${CMAKE_CURRENT_LIST_DIR}/response_frames.cc
   ${CMAKE_CURRENT_LIST_DIR}/score_machine.cc
@@ -32,6 +33,7 @@ longdoc_add_library(rpc
   ${CMAKE_CURRENT_LIST_DIR}/document_service.cc
   ${CMAKE_CURRENT_LIST_DIR}/embedding_service.cc
   ${CMAKE_CURRENT_LIST_DIR}/model_service.cc
+  ${CMAKE_CURRENT_LIST_DIR}/scoring_service.cc
   ${CMAKE_CURRENT_LIST_DIR}/status.cc
 )
 target_link_libraries(longdoc_rpc PUBLIC longdoc::session longdoc::proto gRPC::grpc++)

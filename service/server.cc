@@ -45,7 +45,8 @@ constexpr const char* kReadinessNames[] = {"",
                                            "readiness",
                                            "longdoc.v1.EmbeddingService",
                                            "longdoc.v1.DocumentService",
-                                           "longdoc.v1.ModelService"};
+                                           "longdoc.v1.ModelService",
+                                           "longdoc.v1.ScoringService"};
 // From refusing connections to cancelling what is left. After a drain that is calls which gRPC had
 // taken in but not yet shown to us (they get UNAVAILABLE), and health watchers, who never leave.
 constexpr auto kLastCallsTime = std::chrono::seconds(2);
@@ -165,6 +166,7 @@ struct Server::Impl {
   std::unique_ptr<ServiceContext> context;
   std::unique_ptr<grpc::Service> embedding_service;
   std::unique_ptr<grpc::Service> document_service;
+  std::unique_ptr<grpc::Service> scoring_service;
   std::unique_ptr<grpc::Service> model_service;
   std::unique_ptr<grpc::Server> grpc;
   int port = 0;
@@ -238,6 +240,7 @@ absl::Status Server::Impl::StartGrpc() {
   if (!authorize.ok()) return WithExitCode(authorize.status(), kExitBadConfig);
   embedding_service = MakeEmbeddingService(*context, *authorize);
   document_service = MakeDocumentService(*context, *authorize);
+  scoring_service = MakeScoringService(*context, *authorize);
   model_service = MakeModelService(*context, *authorize);
 
   grpc::EnableDefaultHealthCheckService(true);
@@ -251,6 +254,7 @@ absl::Status Server::Impl::StartGrpc() {
   builder.SetOption(std::make_unique<ReflectionOption>(options.reflection));
   builder.RegisterService(embedding_service.get());
   builder.RegisterService(document_service.get());
+  builder.RegisterService(scoring_service.get());
   builder.RegisterService(model_service.get());
   builder.AddListeningPort(options.listen_address, *credentials, &port);
   grpc = builder.BuildAndStart();

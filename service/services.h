@@ -28,6 +28,9 @@ std::unique_ptr<grpc::Service> MakeEmbeddingService(ServiceContext& context,
 // EncodeDocument, GetDocument, ListDocuments and DeleteDocument.
 std::unique_ptr<grpc::Service> MakeDocumentService(ServiceContext& context,
                                                    AuthorizeFn authorize = nullptr);
+// ScoreCandidates, RankDocuments and GenerateText.
+std::unique_ptr<grpc::Service> MakeScoringService(ServiceContext& context,
+                                                  AuthorizeFn authorize = nullptr);
 // ListModels, GetModel, Tokenize and EstimateDocument.
 std::unique_ptr<grpc::Service> MakeModelService(ServiceContext& context,
                                                 AuthorizeFn authorize = nullptr);
