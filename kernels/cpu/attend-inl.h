@@ -191,26 +191,26 @@ struct Scratch {
   }
 };
 
-// Adds a scored strip to the rows' state: the online softmax. `top` are the maxima in tile units.
-template <class St>
-inline void AddStrip(const Strip& strip, const Scratch<St>& scratch, int first, float* top,
-                     int64_t dim, const typename St::Dot::Elem* values) {
-  using Dot = typename St::Dot;
-  using S = typename St::Simd;
+// Adds a strip with scores s [rows][64] to its rows' running maxima, sums and unnormalised outputs
+// o [rows][dim]: the online softmax. `top` are the maxima of s in tile units; `weights` may be s.
+template <class Dot>
+inline void AddStrip(const Strip& strip, const float* s, float* top, typename Dot::Elem* weights,
+                     const typename Dot::Panel* values, int64_t dim, float* max, float* sum,
+                     float* o) {
+  using S = typename Dot::Simd;
   float factor[kStripRows + 16];
-  float* o = scratch.o + first * dim;
-  if (MoveMaxima<S>(strip, top, scratch.rows.max + first, factor)) {
+  if (MoveMaxima<S>(strip, top, max, factor)) {
     for (int r = 0; r < strip.rows; ++r) {
-      scratch.rows.sum[first + r] *= factor[r];
+      sum[r] *= factor[r];
       const typename S::Vec by = S::Set1(factor[r]);
       for (int64_t d = 0; d < dim; d += S::kLanes) {
         S::Store(o + r * dim + d, S::Mul(S::Load(o + r * dim + d), by));
       }
     }
   }
-  WeightStrip<Dot>(strip, scratch.s, top, scratch.weights, scratch.rows.sum + first);
-  MultiplyPanel<Dot, true>(strip.rows, strip.columns, kKeyBlock, dim, scratch.weights, kKeyBlock,
-                           values, o, dim);
+  WeightStrip<Dot>(strip, s, top, weights, sum);
+  MultiplyPanel<Dot, true>(strip.rows, strip.columns, kKeyBlock, dim, weights, kKeyBlock, values, o,
+                           dim);
 }
 
 // One strip against one tile whose panels are in operand type.
@@ -251,7 +251,8 @@ void VisitStrip(const TileRange& range, const Scratch<St>& scratch, int first, i
     masked ? ScoreStrip<S, true, true>(strip, scratch.s, top)
            : ScoreStrip<S, true, false>(strip, scratch.s, top);
   }
-  AddStrip<St>(strip, scratch, first, top, dim, values);
+  AddStrip<Dot>(strip, scratch.s, top, scratch.weights, values, dim, scratch.rows.max + first,
+                scratch.rows.sum + first, scratch.o + first * dim);
 }
 
 // One strip of gathered rows against one tile; `positions` are those of the tile's 64 keys, the
@@ -289,7 +290,8 @@ void VisitGatheredStrip(const TileRange& range, const GatheredBlock& block,
   float top[kStripRows];
   apart ? ScoreGatheredStrip<S, false>(strip, positions, edge, row, nearest, scratch.s, top)
         : ScoreGatheredStrip<S, true>(strip, positions, edge, row, nearest, scratch.s, top);
-  AddStrip<St>(strip, scratch, first, top, dim, values);
+  AddStrip<Dot>(strip, scratch.s, top, scratch.weights, values, dim, scratch.rows.max + first,
+                scratch.rows.sum + first, scratch.o + first * dim);
 }
 
 // Calls visit(first row, rows, key panel, value panel) for every strip of the block.

@@ -111,26 +111,16 @@ inline void MqaStrip(const MqaPartialArgs& args, const MqaScratch& scratch,
   const int64_t padded = RoundUp(columns, kChunk<S>);
   MultiplyPanel<Dot, false>(rows, dim, dim, padded, q + first_row * dim, dim, keys, scratch.scores,
                             kKeyBlock);
-  float top[kStripRows], factor[kStripRows + 16];
+  float top[kStripRows];
   if (args.positions == nullptr && columns == kKeyBlock) {
     MqaScores<S, true>(args, first_row, rows, first_key, columns, scratch.scores, top);
   } else {
     MqaScores<S, false>(args, first_row, rows, first_key, columns, scratch.scores, top);
   }
-  float* out = args.out + first_row * dim;
-  if (MoveMaxima<S>(strip, top, args.max + first_row, factor)) {
-    for (int r = 0; r < rows; ++r) {
-      args.sum[first_row + r] *= factor[r];
-      const typename S::Vec by = S::Set1(factor[r]);
-      for (int64_t d = 0; d < dim; d += S::kLanes) {
-        S::Store(out + r * dim + d, S::Mul(S::Load(out + r * dim + d), by));
-      }
-    }
-  }
   auto* weights = reinterpret_cast<typename Dot::Elem*>(
       sizeof(typename Dot::Elem) == sizeof(float) ? scratch.scores : scratch.weights);
-  WeightStrip<Dot>(strip, scratch.scores, top, weights, args.sum + first_row);
-  MultiplyPanel<Dot, true>(rows, columns, kKeyBlock, dim, weights, kKeyBlock, values, out, dim);
+  AddStrip<Dot>(strip, scratch.scores, top, weights, values, dim, args.max + first_row,
+                args.sum + first_row, args.out + first_row * dim);
 }
 
 template <class Dot>
