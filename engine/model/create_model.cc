@@ -8,10 +8,12 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "engine/base/status_macros.h"
+#include "engine/model/bpe_files.h"
 #include "engine/model/calibration.h"
 #include "engine/model/model_files.h"
 #include "engine/model/random_weights.h"
@@ -31,6 +33,7 @@ struct JinaPreset {
   const char* name;
   EncoderFamily family;
   int64_t layers, hidden, heads, intermediate;
+  bool reranker = false;  // with pooler, classifier and byte-level BPE
 };
 
 constexpr JinaPreset kJinaPresets[] = {
@@ -38,6 +41,7 @@ constexpr JinaPreset kJinaPresets[] = {
     {"jina-base", EncoderFamily::kJinaBertA, 12, 768, 12, 3072},
     {"tiny", EncoderFamily::kJinaBertA, 2, 64, 4, 256},
     {"tiny-b", EncoderFamily::kJinaBertB, 2, 64, 4, 256},
+    {"reranker-tiny", EncoderFamily::kJinaBertA, 2, 64, 4, 256, /*reranker=*/true},
 };
 
 struct Colt5Preset {
@@ -59,7 +63,8 @@ constexpr int64_t kPresetVocabSize = 30528;
 EncoderConfig ConfigOf(const JinaPreset& preset) {
   EncoderConfig config;
   config.family = preset.family;
-  config.vocab_size = kPresetVocabSize;
+  config.vocab_size = preset.reranker ? 0 : kPresetVocabSize;
+  config.num_labels = preset.reranker ? 1 : 0;
   config.hidden_size = preset.hidden;
   config.num_layers = preset.layers;
   config.num_heads = preset.heads;
@@ -101,8 +106,28 @@ absl::Status RefuseOverwriting(const std::string& dir) {
   return absl::OkStatus();
 }
 
-// The tokenizer of the vocabulary, which must have what a BERT model needs.
-absl::StatusOr<std::unique_ptr<Tokenizer>> CheckedTokenizer(const std::string& vocab_txt) {
+bool IsReranker(const EncoderConfig& config) { return config.num_labels == 1; }
+bool IsReranker(const Colt5Config&) { return false; }
+
+// A tokenizer with the files that it is read from.
+struct TokenizerFiles {
+  std::unique_ptr<Tokenizer> tokenizer;
+  std::vector<std::pair<std::string, std::string>> files;  // name, text
+};
+
+absl::StatusOr<TokenizerFiles> MakeBpe(const std::string& merges, int64_t max_tokens) {
+  ASSIGN_OR_RETURN(BpeFiles texts, MakeRobertaFiles(merges));
+  TokenizerFiles made;
+  ASSIGN_OR_RETURN(made.tokenizer, ParseTokenizerJson(texts.tokenizer_json));
+  made.files = {{"tokenizer.json", std::move(texts.tokenizer_json)},
+                {"vocab.json", std::move(texts.vocab_json)},
+                {"merges.txt", std::move(texts.merges_txt)},
+                {"tokenizer_config.json", RobertaConfigJson(max_tokens)}};
+  return made;
+}
+
+// WordPiece of the vocabulary, which must have what a BERT model needs.
+absl::StatusOr<TokenizerFiles> MakeWordPiece(const std::string& vocab_txt, int64_t max_tokens) {
   ASSIGN_OR_RETURN(std::unique_ptr<Tokenizer> tokenizer, ParseVocabTxt(vocab_txt));
   const SpecialTokens& special = tokenizer->special();
   const std::pair<const char*, int32_t> needed[] = {{"[PAD]", special.pad},
@@ -114,7 +139,13 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> CheckedTokenizer(const std::string& v
       return absl::InvalidArgumentError(absl::StrFormat("vocabulary has no token %s", name));
     }
   }
-  return tokenizer;
+  ASSIGN_OR_RETURN(std::string json, TokenizerJson(*tokenizer));
+  TokenizerFiles made;
+  made.tokenizer = std::move(tokenizer);
+  made.files = {{"tokenizer.json", std::move(json)},
+                {"vocab.txt", vocab_txt},
+                {"tokenizer_config.json", TokenizerConfigJson(max_tokens)}};
+  return made;
 }
 
 absl::StatusOr<EncoderConfig> Reparse(const EncoderConfig& config) {
@@ -149,6 +180,17 @@ double FlopsPerToken(const Colt5Config& config) {
   return DenseFlops(config, kMaxCalibrationTokens) / static_cast<double>(kMaxCalibrationTokens);
 }
 
+// Names as a checkpoint for sequence classification has them: the encoder's begin with "bert.".
+OwnedTensors AsClassifier(OwnedTensors tensors) {
+  OwnedTensors renamed;
+  while (!tensors.empty()) {
+    auto node = tensors.extract(tensors.begin());
+    if (!absl::StartsWith(node.key(), "classifier.")) node.key() = "bert." + node.key();
+    renamed.insert(std::move(node));
+  }
+  return renamed;
+}
+
 // What tokenizer_config.json advertises.
 int64_t MaxTokens(const EncoderConfig& config) { return config.max_position_embeddings; }
 int64_t MaxTokens(const Colt5Config&) { return int64_t{1} << 20; }
@@ -165,14 +207,13 @@ absl::StatusOr<OwnedTensors> MakeWeights(const Config& config, const CreateModel
   }
   OwnedTensors tensors = MakeRandomWeights(config, options.seed);
   if (!ids.empty()) CalibrateLogits(config, options.logit_bound, ids, tensors);
-  return tensors;
+  return IsReranker(config) ? AsClassifier(std::move(tensors)) : std::move(tensors);
 }
 
 // config.json last: a directory that has one is whole.
 template <typename Config>
-absl::Status WriteModel(const std::string& dir, const Config& config, const Tokenizer& tokenizer,
-                        const std::string& vocab_txt, const OwnedTensors& tensors) {
-  ASSIGN_OR_RETURN(const std::string tokenizer_json, TokenizerJson(tokenizer));
+absl::Status WriteModel(const std::string& dir, const Config& config,
+                        const TokenizerFiles& tokenizer, const OwnedTensors& tensors) {
   std::error_code error;
   std::filesystem::create_directories(dir, error);
   if (error) {
@@ -180,21 +221,22 @@ absl::Status WriteModel(const std::string& dir, const Config& config, const Toke
         absl::StrCat("cannot create directory ", dir, ": ", error.message()));
   }
   RETURN_IF_ERROR(WriteSafetensors(absl::StrCat(dir, "/model.safetensors"), tensors));
-  RETURN_IF_ERROR(WriteTextFile(absl::StrCat(dir, "/tokenizer.json"), tokenizer_json));
-  RETURN_IF_ERROR(WriteTextFile(absl::StrCat(dir, "/vocab.txt"), vocab_txt));
-  RETURN_IF_ERROR(WriteTextFile(absl::StrCat(dir, "/tokenizer_config.json"),
-                                TokenizerConfigJson(MaxTokens(config))));
+  for (const auto& [name, text] : tokenizer.files) {
+    RETURN_IF_ERROR(WriteTextFile(absl::StrCat(dir, "/", name), text));
+  }
   return WriteTextFile(absl::StrCat(dir, "/config.json"), ConfigJson(config));
 }
 
 template <typename Config>
 absl::Status CreateOf(const std::string& dir, const Config& wanted,
                       const CreateModelOptions& options) {
-  ASSIGN_OR_RETURN(const std::unique_ptr<Tokenizer> tokenizer, CheckedTokenizer(options.vocab_txt));
-  ASSIGN_OR_RETURN(const Config config, CheckedConfig(wanted, *tokenizer));
+  ASSIGN_OR_RETURN(const TokenizerFiles made,
+                   IsReranker(wanted) ? MakeBpe(options.merges_txt, MaxTokens(wanted))
+                                      : MakeWordPiece(options.vocab_txt, MaxTokens(wanted)));
+  ASSIGN_OR_RETURN(const Config config, CheckedConfig(wanted, *made.tokenizer));
   try {
-    ASSIGN_OR_RETURN(const OwnedTensors tensors, MakeWeights(config, options, *tokenizer));
-    return WriteModel(dir, config, *tokenizer, options.vocab_txt, tensors);
+    ASSIGN_OR_RETURN(const OwnedTensors tensors, MakeWeights(config, options, *made.tokenizer));
+    return WriteModel(dir, config, made, tensors);
   } catch (const std::bad_alloc&) {
     return absl::ResourceExhaustedError(
         absl::StrFormat("not enough memory for a model of %d parameters", NumParameters(config)));

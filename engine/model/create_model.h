@@ -25,17 +25,19 @@ struct CreateModelOptions {
   double logit_bound = 20;
   std::string calibration_text;  // real text; required with logit_bound > 0
   std::string vocab_txt;         // contents of the vocabulary; at most config.vocab_size entries
+  std::string merges_txt;        // of a reranker instead: the merges of its byte-level BPE
 };
 
 // Shapes with names, as docs/models.md lists them: "jina-small", "jina-base", "tiny", "tiny-b",
-// "colt5-small", "colt5-base", "colt5-tiny".
+// "reranker-tiny", "colt5-small", "colt5-base", "colt5-tiny".
 std::vector<std::string> PresetNames();
 // NOT_FOUND naming the presets.
 absl::StatusOr<ModelConfig> PresetConfig(const std::string& preset);
 
-// Writes config.json, model.safetensors, tokenizer.json, vocab.txt, tokenizer_config.json into
-// `dir` (created; must not already hold a model: ALREADY_EXISTS). Deterministic in (options).
-// Written under temporary names and renamed last, so that a directory with a config.json is whole.
+// Writes config.json, model.safetensors, tokenizer.json, vocab.txt (of a reranker vocab.json and
+// merges.txt), tokenizer_config.json into `dir` (created; must not already hold a model:
+// ALREADY_EXISTS). Deterministic in (options). Written under temporary names and renamed last, so
+// that a directory with a config.json is whole.
 absl::Status CreateModel(const std::string& dir, const CreateModelOptions& options);
 
 }  // namespace longdoc

@@ -102,10 +102,12 @@ Json PostProcessor(const SpecialTokens& special) {
 
 std::string ConfigJson(const EncoderConfig& config) {
   const bool b = config.family == EncoderFamily::kJinaBertB;
-  const Json json = {
+  const bool reranker = config.num_labels == 1;
+  Json json = {
       // Other programs tell the variants apart by this name.
       {"_name_or_path", b ? "jinaai/jina-bert-v2-qk-post-norm" : "jinaai/jina-bert-implementation"},
-      {"architectures", Json::array({"JinaBertModel"})},
+      {"architectures",
+       Json::array({reranker ? "JinaBertForSequenceClassification" : "JinaBertModel"})},
       {"attention_probs_dropout_prob", 0.0},
       {"emb_pooler", "mean"},
       {"feed_forward_type", "geglu"},
@@ -127,6 +129,11 @@ std::string ConfigJson(const EncoderConfig& config) {
       {"use_cache", true},
       {"vocab_size", config.vocab_size},
   };
+  if (reranker) {
+    json["num_labels"] = 1;
+    json["id2label"] = {{"0", "LABEL_0"}};
+    json["label2id"] = {{"LABEL_0", 0}};
+  }
   return json.dump(2) + "\n";
 }
 

@@ -159,6 +159,10 @@ OwnedTensors MakeRandomWeights(const EncoderConfig& config, uint64_t seed) {
       make.AddNorm(SelfAttentionName(l, "layer_norm_k"), c);
     }
   }
+  if (config.num_labels == 1) {
+    make.AddLinear("pooler.dense", c, c);
+    make.AddLinear("classifier", 1, c);
+  }
   return tensors;
 }
 

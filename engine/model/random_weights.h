@@ -28,12 +28,14 @@ void ScalePart(OwnedTensor& tensor, int64_t part, int64_t parts, double factor);
 // All tensors of an encoder of this shape, depending on (config, seed) alone and to the last bit on
 // nothing else. Scaled so that every sublayer answers with values of order one: matrices have
 // standard deviation 1/sqrt(fan-in), embeddings and biases 0.02, gains lie around 1.
+// A reranker's head is among them.
 OwnedTensors MakeRandomWeights(const EncoderConfig& config, uint64_t seed);
 // Likewise; embeddings and the scores of routers have standard deviation 1, and what the sublayers
 // of the encoder add up to is as large as the embeddings, at any depth.
 OwnedTensors MakeRandomWeights(const Colt5Config& config, uint64_t seed);
 
-// Views by role, as LoadEncoderCheckpoint and LoadColt5Checkpoint give them.
+// Views by role (without a reranker's head), as LoadEncoderCheckpoint and LoadColt5Checkpoint give
+// them.
 EncoderWeights ViewWeights(const EncoderConfig& config, const OwnedTensors& tensors);
 Colt5Weights ViewWeights(const Colt5Config& config, const OwnedTensors& tensors);
 

@@ -183,6 +183,51 @@ TEST_F(CreateModelTest, WithoutABoundNeedsNoText) {
   }
 }
 
+TEST_F(CreateModelTest, WritesARerankerThatLoads) {
+  CreateModelOptions options = TinyOptions("reranker-tiny");
+  options.merges_txt = "h e\nt he\n\u0120 the\n\u0120 a\n";
+  ASSERT_TRUE(CreateModel(Dir("m"), options).ok());
+  const auto model = LoadEncoderCheckpoint(Dir("m"));
+  ASSERT_TRUE(model.ok()) << model.status();
+  EXPECT_EQ(model->config.num_labels, 1);
+  EXPECT_EQ(model->config.pad_token_id, 1);
+  EXPECT_EQ(model->config.vocab_size, 272);  // 5 + 256 + 4, rounded up
+  EXPECT_NE(model->weights.head.classifier.data, nullptr);
+  EXPECT_TRUE(model->checkpoint->Has("bert.pooler.dense.weight"));
+  EXPECT_FALSE(model->checkpoint->Has("pooler.dense.weight"));
+  int64_t parameters = 0;
+  for (const std::string& name : model->checkpoint->Names()) {
+    int64_t count = 1;
+    for (int64_t dim : model->checkpoint->Find(name)->shape) count *= dim;
+    parameters += count;
+  }
+  EXPECT_EQ(parameters, NumParameters(model->config));
+
+  const auto tokenizer = LoadTokenizer(Dir("m"));
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  const auto from_merges = ParseVocabMerges(ReadFileOrDie(Dir("m") + "/vocab.json"),
+                                            ReadFileOrDie(Dir("m") + "/merges.txt"));
+  ASSERT_TRUE(from_merges.ok()) << from_merges.status();
+  const std::string text = "the theatre <mask> of the \u00e9t\u00e9 a</s>";
+  const auto a = (*tokenizer)->Encode(text, true), b = (*from_merges)->Encode(text, true);
+  ASSERT_TRUE(a.ok() && b.ok());
+  EXPECT_EQ((*tokenizer)->TokenText(a->ids[1]), "the");
+  EXPECT_EQ(a->ids, b->ids);
+  EXPECT_EQ(a->bytes, b->bytes);
+  EXPECT_EQ((*tokenizer)->pair().middle, std::vector<int32_t>({2, 2}));
+}
+
+TEST_F(CreateModelTest, BadMergesAreNamed) {
+  CreateModelOptions options = TinyOptions("reranker-tiny");
+  for (const char* merges : {"h e\nthe", "h e\nhe r e", "h e\nhe xy", "h e\n e"}) {
+    options.merges_txt = merges;
+    const absl::Status status = CreateModel(Dir("bad"), options);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << merges;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("merges, line 2"));
+  }
+  EXPECT_FALSE(std::filesystem::exists(Dir("bad")));
+}
+
 TEST_F(CreateModelTest, WritesALongdocColt5ThatLoads) {
   ASSERT_TRUE(CreateModel(Dir("m"), TinyOptions("colt5-tiny")).ok());
   for (const char* file : kFiles) EXPECT_TRUE(std::filesystem::exists(Dir("m") + "/" + file));
