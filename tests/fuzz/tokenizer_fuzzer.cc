@@ -1,8 +1,10 @@
 // Fuzzes the tokenizer loaders and the streaming tokenizer.
 //
-// The first byte chooses: 0 the rest is a tokenizer.json; 1 the rest is a vocab.txt; else the rest
-// is text, cut at random places, that must give the same tokens or the same error as in one piece.
-// Odd values use the vocabulary with accents and case kept.
+// The first byte chooses: 0 the rest is a tokenizer.json; 1 the rest is a vocab.txt; 4 the rest is
+// a merges.txt, for a vocabulary of single bytes and a few pairs; else the rest is text, cut at
+// random places, that must give the same tokens or the same error as in one piece: by WordPiece
+// (odd values keep accents and case), or, from 'B' on, by byte-level BPE (odd values put a space
+// before each text).
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -11,6 +13,7 @@
 #include <string>
 #include <string_view>
 
+#include "engine/text/byte_level.h"
 #include "engine/text/sentence_splitter.h"
 #include "engine/text/tokenizer.h"
 
@@ -26,6 +29,39 @@ void Check(bool condition, const char* what) {
 constexpr char kVocabulary[] =
     "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nb\nc\n##a\n##b\n##c\nab\n##abc\n.\n[\n]\ne\n##e\n"
     "\xc3\xa9\n##\xcc\x81\n\xe4\xb8\xad\n\xe1\x84\x92\n##\xe1\x85\xa1\n";
+
+// The bytes and what kMerges makes of them; with RoBERTa's special tokens.
+constexpr char kMerges[] =
+    "e r\nt he\nh e\nt he\n\u0120 a\na b\nab c\n' s\n\u0120 \u0120\n1 2\n\u00e4 \u00b8\n\u010a "
+    "\u010a\n";
+
+std::string ByteVocabulary() {
+  std::string json = "{\"<s>\":0,\"<pad>\":1,\"</s>\":2,\"<unk>\":3,\"<mask>\":4";
+  int id = 5;
+  const auto add = [&](const std::string& token) {
+    json += ",\"" + (token == "\"" || token == "\\" ? "\\" + token : token) +
+            "\":" + std::to_string(id++);
+  };
+  for (int byte = 0; byte < 256; ++byte) {
+    std::string token;
+    AppendByteLevel(std::string(1, static_cast<char>(byte)), &token);
+    add(token);
+  }
+  for (const char* token : {"er", "the", "he", "\u0120a", "ab", "abc", "'s", "\u0120\u0120", "12",
+                            "\u00e4\u00b8", "\u010a\u010a"}) {
+    add(token);
+  }
+  return json + "}";
+}
+
+const Tokenizer& Bpe(bool add_prefix_space) {
+  const auto make = [](bool prefix) {
+    return ParseVocabMerges(ByteVocabulary(), kMerges, prefix).value().release();
+  };
+  static const Tokenizer* const kPlain = make(false);
+  static const Tokenizer* const kPrefixed = make(true);
+  return add_prefix_space ? *kPrefixed : *kPlain;
+}
 
 // What any loaded tokenizer must keep on any text.
 void CheckEncode(const Tokenizer& tokenizer, std::string_view text) {
@@ -103,6 +139,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     longdoc::CheckLoader(longdoc::ParseTokenizerJson(rest));
   } else if (data[0] == 1) {
     longdoc::CheckLoader(longdoc::ParseVocabTxt(rest));
+  } else if (data[0] == 4) {
+    static const auto* const kVocabJson = new std::string(longdoc::ByteVocabulary());
+    longdoc::CheckLoader(longdoc::ParseVocabMerges(*kVocabJson, rest));
+  } else if (data[0] >= 'B') {
+    longdoc::CheckSplits(longdoc::Bpe(data[0] % 2 == 1), rest);
   } else {
     static const auto* const kUncased =
         longdoc::ParseVocabTxt(longdoc::kVocabulary).value().release();
