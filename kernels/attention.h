@@ -14,15 +14,16 @@
 //   3. PlanUnits once: cuts the work into units, costliest first
 //   4. Attend    for every unit: the outputs overwrite the queries
 //
-// Skipping (docs/attention.md; derivation: rules A and B): with B an upper bound of |q·(k−c)|·scale
-// from the norms of the *stored* (rounded) values and any per-(sequence, head) centre c, a key tile
-// at distance d from the query tile adds at most `epsilon` of the softmax mass when
-//   rule A:  d >= (2B + ln(2/epsilon)) / slope                                       (before the
-//   loop) rule B:  U_i − slope·d + ln(2/((1−e^−slope)·epsilon)) <= lse_i for every row i    (in the
-//   loop)
-// so the output moves by at most 2·epsilon·max‖v‖. kExact uses d >= (2B + 87.4)/slope alone: there
-// every skipped weight is below the smallest normal float and exp() gives exactly 0, so no bit of
-// the result changes. Zero-slope heads and non-finite norms are never skipped.
+// Skipping (docs/attention.md has the proofs): with B an upper bound of |q·(k−c)|·scale from the
+// norms of the *stored* (rounded) values and any per-(sequence, head) centre c, a key tile at
+// distance d from the query tile adds at most `epsilon` of the softmax mass when
+//   rule A, before the loop:  d >= (2B + ln(2/epsilon)) / slope
+//   rule B, in the loop, for every row i:  U_i − slope·d + ln(2/((1−e^−slope)·epsilon)) <= lse_i
+//   rule C, for gathered tokens in place of both:  exact sums over the keys' positions
+// so the output moves by at most 2·epsilon·max‖v‖. kExact uses d >= (2B + 87.4)/slope alone, for
+// gathered tokens beyond the nearest key: there every skipped weight is below the smallest normal
+// float and exp() gives exactly 0, so no bit of the result changes. Zero-slope heads and non-finite
+// norms are never skipped.
 //
 // Numerics: fp32 accumulation, fp32 bias from tile-relative integer distances (exact to 2^24
 // tokens), fp32 slopes, natural exponent; weights below e^-87.3 of the running maximum are exactly
@@ -40,7 +41,7 @@ namespace longdoc::kernels {
 enum class SkipMode : uint8_t {
   kDense,      // visit every allowed tile
   kExact,      // skip only what changes no bit
-  kTolerance,  // rules A and B with `epsilon`
+  kTolerance,  // rules A and B, or C, with `epsilon`
 };
 
 // Which (query i, key j) pairs of a sequence exist, beside the sequence border itself.

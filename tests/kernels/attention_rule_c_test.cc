@@ -271,6 +271,21 @@ TEST_P(AttentionRuleC, ExactChangesNoBitUnderAttack) {
   }
 }
 
+// A block of queries that spans many tiles sees the keys of its last rows only after many others,
+// whose weights have then decayed step by step to denormal numbers, which still are not 0.
+TEST_P(AttentionRuleC, ExactChangesNoBitOfAWideBlock) {
+  AttentionCase c = OneHead(Spaced(1000000, 128, 20), Spaced(1000000, 40 * kKeyBlock), 0.1f);
+  std::vector<bool> high(c.keys());
+  std::fill(high.begin(), high.begin() + 10 * kKeyBlock, true);
+  const AttentionTensors t = Adversarial(c, 0.01f, high, 0.0f, 0, 0);
+  const AttentionResult dense = RunKernels(kernels(), c, t);
+  c.skip = SkipMode::kExact;
+  EXPECT_EQ(dense.out, RunKernels(kernels(), c, t).out);
+  EXPECT_TRUE(std::any_of(dense.out.begin(), dense.out.end(), [](float x) {
+    return x > 0 && x < std::numeric_limits<float>::min();
+  })) << "nothing decays";
+}
+
 TEST_P(AttentionRuleC, ZeroSlopesAndNonFiniteInputAreDense) {
   AttentionCase c = OneHead(Spaced(0, 300, 100), Spaced(0, 600, 50), 0.0f);
   c.skip = SkipMode::kTolerance;
