@@ -105,7 +105,7 @@ TEST_F(CheckpointTest, ViewsHoldTheValuesOfTheFile) {
 TEST_F(CheckpointTest, AcceptsThePrefixAndIgnoresHeads) {
   SafetensorsWriter writer = TinyTensors(EncoderFamily::kJinaBertA, "bert.");
   writer.AddF32("bert.pooler.dense.weight", {32, 32}, std::vector<float>(1024, NAN));
-  writer.AddF32("classifier.weight", {1, 32}, std::vector<float>(32));
+  writer.AddF32("classifier.weight", {3, 32}, std::vector<float>(96));
   writer.AddF32("cls.predictions.bias", {32}, std::vector<float>(32));
   const auto model = Load(writer);
   ASSERT_TRUE(model.ok()) << model.status();
