@@ -61,10 +61,10 @@ absl::StatusOr<DecodeTarget> CheckTarget(const std::shared_ptr<const Model>& mod
 }
 
 absl::Status CheckFits(const DecodeResources& resources, const WorkNeeds& needs) {
-  if (needs.peak_bytes <= resources.memory_limit()) return absl::OkStatus();
+  if (needs.peak_bytes <= resources.task_limit()) return absl::OkStatus();
   return WithReason(absl::ResourceExhaustedError(absl::StrFormat(
                         "decoding needs %d bytes, this server can give %d to one request",
-                        needs.peak_bytes, resources.memory_limit())),
+                        needs.peak_bytes, resources.task_limit())),
                     "DECODE_EXCEEDS_MEMORY");
 }
 
@@ -244,9 +244,9 @@ void GenerateWork::Done(const absl::Status& status, const WorkTimings& timings) 
 
 }  // namespace
 
-DecodeResources::DecodeResources(Backend& backend, int64_t memory_limit)
+DecodeResources::DecodeResources(Backend& backend, int64_t memory_budget)
     : backend_(backend),
-      pages_(backend.memory(), memory_limit),
+      pages_(backend.memory(), memory_budget),
       rate_(kFirstRate * backend.info().num_workers) {}
 
 void DecodeResources::CountScored(const DecodeCount& count, double flops, bool ok) {

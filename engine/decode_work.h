@@ -19,12 +19,13 @@ namespace longdoc {
 // the works, and the backend outlives it.
 class DecodeResources {
  public:
-  // `memory_limit`: what one pass may plan, and all caches hold together.
-  DecodeResources(Backend& backend, int64_t memory_limit);
+  // `memory_budget`: the engine's, which is also what all caches may hold together.
+  DecodeResources(Backend& backend, int64_t memory_budget);
 
   Backend& backend() { return backend_; }
   KvPagePool& pages() { return pages_; }
-  int64_t memory_limit() const { return pages_.limit_bytes(); }
+  // What one task may plan.
+  int64_t task_limit() const { return LongTaskBudget(pages_.limit_bytes()); }
 
   // A pass that has ended, well or not.
   void CountScored(const DecodeCount& count, double flops, bool ok);

@@ -124,8 +124,10 @@ void DecoderLayers::PlanRows(absl::Span<const DecoderInput> inputs) {
 // written by one step alone.
 void DecoderLayers::PlanTiles() {
   const BackendInfo& info = state_.backend->info();
+  // Every worker gets a tile of the run, and of a group.
   const int64_t share = kernels::RoundUp(CeilDiv(rows(), info.num_workers), 32);
-  const int64_t limit = std::max(kKeyBlock, std::min({info.token_tile, share, state_.group_rows}));
+  const int64_t group_share = state_.group_rows / info.num_workers;
+  const int64_t limit = std::max(kKeyBlock, std::min({info.token_tile, share, group_share}));
   tiles_.clear();
   for (size_t i = 0; i < state_.inputs.size(); ++i) {
     int64_t position = state_.inputs[i].first;

@@ -66,7 +66,7 @@ class EngineImpl final : public Engine {
       : options_(options),
         backend_(std::move(backend)),
         meter_(options_.num_threads),
-        decodes_(*backend_, LongTaskBudget(options_.memory_budget_bytes)),
+        decodes_(*backend_, options_.memory_budget_bytes),
         scheduler_(*backend_, options_) {}
   ~EngineImpl() override { Stop(); }
 

@@ -36,8 +36,8 @@ class GeneratePassTest : public ::testing::Test {
   KvPagePool pages_{backend_->memory(), int64_t{1} << 40};
   std::deque<Ids> prompts_;  // passes only look at them
 
-  GeneratePass::Setup Setup(const Ids& prompt, int64_t max_new_tokens,
-                            SamplingOptions sampling = {}) {
+  GeneratePass::Setup MakeSetup(const Ids& prompt, int64_t max_new_tokens,
+                                SamplingOptions sampling = {}) {
     GeneratePass::Setup s;
     s.backend = setup_.backend;
     s.pages = &pages_;
@@ -72,7 +72,7 @@ TEST_F(GeneratePassTest, LogProbabilitiesAreThoseOfScoring) {
   for (const int64_t prompt_tokens : {0, 5, 126, 300}) {
     const Ids prompt = RandomTokens(prompt_tokens, prompt_tokens, config_.vocab_size);
     for (const float temperature : {0.0f, 1.5f}) {
-      const Generated got = Run(Setup(prompt, 70, {temperature, 0, 1, 3}));
+      const Generated got = Run(MakeSetup(prompt, 70, {temperature, 0, 1, 3}));
       ASSERT_TRUE(got.status.ok()) << got.status;
       ASSERT_FALSE(got.tokens.empty());
       Ids candidate = prompt;
@@ -87,7 +87,7 @@ TEST_F(GeneratePassTest, LogProbabilitiesAreThoseOfScoring) {
 
 // Every greedy token beats some others in a score of their own.
 TEST_F(GeneratePassTest, GreedyTakesTheMostLikely) {
-  const Generated got = Run(Setup({10, 11}, 12));
+  const Generated got = Run(MakeSetup({10, 11}, 12));
   Ids prefix = {10, 11};
   for (size_t i = 0; i < got.tokens.size(); ++i) {
     std::vector<Ids> rivals;
@@ -104,17 +104,19 @@ TEST_F(GeneratePassTest, GreedyTakesTheMostLikely) {
 
 TEST_F(GeneratePassTest, TheSeedDecides) {
   const SamplingOptions sampling = {1.2f, 50, 0.95f, 11};
-  const Generated one = Run(Setup({4, 5, 6}, 40, sampling));
-  EXPECT_EQ(one.tokens, Run(Setup({4, 5, 6}, 40, sampling)).tokens);
+  const Generated one = Run(MakeSetup({4, 5, 6}, 40, sampling));
+  EXPECT_EQ(one.tokens, Run(MakeSetup({4, 5, 6}, 40, sampling)).tokens);
   SamplingOptions other = sampling;
   other.seed = 12;
-  EXPECT_NE(one.tokens, Run(Setup({4, 5, 6}, 40, other)).tokens);
-  EXPECT_EQ(Run(Setup({4, 5, 6}, 20, {2, 1, 1, 0})).tokens, Run(Setup({4, 5, 6}, 20)).tokens);
-  EXPECT_EQ(Run(Setup({4, 5, 6}, 20, {2, 0, 0, 0})).tokens, Run(Setup({4, 5, 6}, 20)).tokens);
+  EXPECT_NE(one.tokens, Run(MakeSetup({4, 5, 6}, 40, other)).tokens);
+  EXPECT_EQ(Run(MakeSetup({4, 5, 6}, 20, {2, 1, 1, 0})).tokens,
+            Run(MakeSetup({4, 5, 6}, 20)).tokens);
+  EXPECT_EQ(Run(MakeSetup({4, 5, 6}, 20, {2, 0, 0, 0})).tokens,
+            Run(MakeSetup({4, 5, 6}, 20)).tokens);
 }
 
 TEST_F(GeneratePassTest, EndsAtTheStopTokenOrTheLimit) {
-  const Generated all = Run(Setup({7}, 30));
+  const Generated all = Run(MakeSetup({7}, 30));
   ASSERT_EQ(all.tokens.size(), 30u);
   EXPECT_FALSE(all.stopped);
   // The same text, with its first token that is new at place 1 or later as the stop token.
@@ -122,13 +124,13 @@ TEST_F(GeneratePassTest, EndsAtTheStopTokenOrTheLimit) {
   while (std::count(all.tokens.begin(), all.tokens.begin() + at, all.tokens[at]) > 0) {
     ASSERT_LT(++at, all.tokens.size());
   }
-  GeneratePass::Setup s = Setup({7}, 30);
+  GeneratePass::Setup s = MakeSetup({7}, 30);
   s.sep = all.tokens[at];
   const Generated stopped = Run(std::move(s));
   EXPECT_TRUE(stopped.stopped);
   EXPECT_EQ(stopped.tokens, Ids(all.tokens.begin(), all.tokens.begin() + at));
   EXPECT_EQ(stopped.log_probs.size(), stopped.tokens.size());
-  s = Setup({7}, 30);
+  s = MakeSetup({7}, 30);
   s.sep = all.tokens[0];
   EXPECT_TRUE(Run(std::move(s)).tokens.empty());
 }
@@ -140,7 +142,7 @@ TEST_F(GeneratePassTest, PlannedBytesAreEnough) {
                                                     prompt_tokens, new_tokens);
     const int64_t before = backend_->memory().allocated_bytes();
     int64_t most = 0;
-    auto pass = GeneratePass::Create(Setup(prompt, new_tokens));
+    auto pass = GeneratePass::Create(MakeSetup(prompt, new_tokens));
     ASSERT_TRUE(pass.ok());
     ASSERT_TRUE(RunPass(*backend_, **pass, [&] {
                   most = std::max(most, backend_->memory().allocated_bytes() - before);
@@ -156,7 +158,7 @@ TEST_F(GeneratePassTest, PlannedBytesAreEnough) {
 TEST_F(GeneratePassTest, FullCacheEndsItWithAnError) {
   const int64_t page = DecoderCacheShape(*decoder_.weights, backend_->info()).page_bytes();
   KvPagePool small(backend_->memory(), page);
-  GeneratePass::Setup s = Setup({7}, 200);
+  GeneratePass::Setup s = MakeSetup({7}, 200);
   s.pages = &small;
   s.sep = -1;  // never
   size_t told = 0;
@@ -169,7 +171,7 @@ TEST_F(GeneratePassTest, FullCacheEndsItWithAnError) {
   EXPECT_EQ(small.bytes(), 0);
 
   KvPagePool none(backend_->memory(), 0);
-  s = Setup({7}, 1);
+  s = MakeSetup({7}, 1);
   s.pages = &none;
   EXPECT_EQ(GeneratePass::Create(std::move(s)).status().code(),
             absl::StatusCode::kResourceExhausted);
@@ -178,7 +180,7 @@ TEST_F(GeneratePassTest, FullCacheEndsItWithAnError) {
 TEST_F(GeneratePassTest, AbandonedAnywhereEverythingIsFree) {
   const int64_t before = backend_->memory().allocated_bytes();
   for (int phases = 0; phases < 30; phases += 3) {
-    auto pass = GeneratePass::Create(Setup({7, 8}, 100));
+    auto pass = GeneratePass::Create(MakeSetup({7, 8}, 100));
     ASSERT_TRUE(pass.ok());
     MemoryPool pool(0);
     WorkerScratch scratch(pool);

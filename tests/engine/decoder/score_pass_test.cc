@@ -28,7 +28,7 @@ class ScorePassTest : public ::testing::Test {
   const std::unique_ptr<Backend> backend_ = MakeCpuBackend(DType::kF32, 2);
   const testing::RandomDecoder decoder_{*backend_, config_, 1};
 
-  ScoringSetup Setup(int64_t tokens, uint64_t seed = 5) {
+  ScoringSetup Scoring(int64_t tokens, uint64_t seed = 5) {
     return {backend_.get(), decoder_.weights.get(),
             testing::RandomDocument(*backend_, config_, tokens, DType::kF32, seed)};
   }
@@ -92,7 +92,7 @@ std::vector<float> StepByStep(const ScoringSetup& setup, const Ids& candidate) {
 }
 
 TEST_F(ScorePassTest, StepByStepEqualsTeacherForcing) {
-  const ScoringSetup setup = Setup(3000);
+  const ScoringSetup setup = Scoring(3000);
   for (const int64_t n : {1, 63, 64, 140, 300}) {
     const Ids candidate = Tokens(n, n);
     const auto together = ScoreAll(setup, {candidate});
@@ -102,7 +102,7 @@ TEST_F(ScorePassTest, StepByStepEqualsTeacherForcing) {
 
 TEST_F(ScorePassTest, LikelihoodsAreProbabilities) {
   // Over all single tokens, p(token) sums to 1; [SEP] after each is a second factor.
-  const ScoringSetup setup = Setup(100);
+  const ScoringSetup setup = Scoring(100);
   std::vector<Ids> all;
   for (int32_t id = 0; id < config_.vocab_size; ++id) all.push_back({id});
   double sum = 0;
@@ -115,7 +115,7 @@ TEST_F(ScorePassTest, LikelihoodsAreProbabilities) {
 
 TEST_F(ScorePassTest, OrderAndBatchingDoNotMatter) {
   for (const int64_t tokens : {1, 64, 2049, 9000}) {
-    const ScoringSetup setup = Setup(tokens);
+    const ScoringSetup setup = Scoring(tokens);
     std::vector<Ids> candidates = SomeCandidates();
     const auto together = ScoreAll(setup, candidates);
     std::vector<std::vector<float>> alone;
@@ -129,14 +129,14 @@ TEST_F(ScorePassTest, OrderAndBatchingDoNotMatter) {
 }
 
 TEST_F(ScorePassTest, ScoresDependOnDocumentAndCandidate) {
-  const auto one = ScoreAll(Setup(500, 5), {Tokens(1, 20), Tokens(2, 20)});
-  const auto other = ScoreAll(Setup(500, 6), {Tokens(1, 20), Tokens(2, 20)});
+  const auto one = ScoreAll(Scoring(500, 5), {Tokens(1, 20), Tokens(2, 20)});
+  const auto other = ScoreAll(Scoring(500, 6), {Tokens(1, 20), Tokens(2, 20)});
   EXPECT_GT(Worst(one, other), 0.1);
   EXPECT_GT(MaxAbsDifference(one[0], one[1]), 0.1);
 }
 
 TEST_F(ScorePassTest, SharedPrefixesEqualUnshared) {
-  const ScoringSetup setup = Setup(1000);
+  const ScoringSetup setup = Scoring(1000);
   const Ids base = Tokens(7, 600);
   const auto with_tail = [&](int64_t prefix, uint64_t seed, int64_t tail) {
     Ids ids(base.begin(), base.begin() + prefix);
@@ -154,7 +154,7 @@ TEST_F(ScorePassTest, SharedPrefixesEqualUnshared) {
 }
 
 TEST_F(ScorePassTest, SharedPrefixesSavePagesAndRows) {
-  const ScoringSetup setup = Setup(1000);
+  const ScoringSetup setup = Scoring(1000);
   std::vector<Ids> candidates(3, Tokens(7, 255 + 10));
   for (size_t i = 0; i < candidates.size(); ++i) candidates[i].back() = static_cast<int32_t>(i + 9);
   int64_t most[2] = {0, 0}, rows[2] = {0, 0};
@@ -181,7 +181,7 @@ TEST_F(ScorePassTest, SharedPrefixesSavePagesAndRows) {
 
 // More candidates than one chunk takes, by rows and by pages.
 TEST_F(ScorePassTest, ManyCandidatesGoInChunks) {
-  const ScoringSetup setup = Setup(200);
+  const ScoringSetup setup = Scoring(200);
   std::vector<Ids> candidates;
   for (int i = 0; i < 12; ++i) candidates.push_back(Tokens(i, 100 + 17 * i));
   for (int i = 0; i < 300; ++i) candidates.push_back(Tokens(1000 + i, 1 + i % 3));
@@ -195,7 +195,7 @@ TEST_F(ScorePassTest, ManyCandidatesGoInChunks) {
 
 TEST_F(ScorePassTest, PlannedBytesAreEnough) {
   for (const int64_t tokens : {1, 5000}) {
-    const ScoringSetup setup = Setup(tokens);
+    const ScoringSetup setup = Scoring(tokens);
     for (const std::vector<Ids>& candidates :
          {std::vector<Ids>{Tokens(1, 1)}, SomeCandidates(), std::vector<Ids>(300, Tokens(2, 2)),
           std::vector<Ids>{Tokens(3, 2000), Tokens(4, 700), Tokens(5, 700)}}) {
@@ -223,7 +223,7 @@ TEST_F(ScorePassTest, PlannedBytesAreEnough) {
 }
 
 TEST_F(ScorePassTest, CancelledCandidatesAreLeftOutOfLaterChunks) {
-  const ScoringSetup setup = Setup(100);
+  const ScoringSetup setup = Scoring(100);
   std::vector<Ids> candidates;
   for (int i = 0; i < 4; ++i) candidates.push_back(Tokens(i, 900));  // a chunk each
   CancellationToken first, second;
@@ -243,7 +243,7 @@ TEST_F(ScorePassTest, CancelledCandidatesAreLeftOutOfLaterChunks) {
 }
 
 TEST_F(ScorePassTest, AbandonedMidPassEverythingIsFree) {
-  const ScoringSetup setup = Setup(5000);
+  const ScoringSetup setup = Scoring(5000);
   const int64_t before = backend_->memory().allocated_bytes();
   for (int phases = 0; phases < 14; ++phases) {
     KvPagePool pages(backend_->memory(), int64_t{1} << 40);
@@ -266,7 +266,7 @@ TEST_F(ScorePassTest, AbandonedMidPassEverythingIsFree) {
 }
 
 TEST_F(ScorePassTest, FullCacheFailsThePassAndFreesIt) {
-  const ScoringSetup setup = Setup(100);
+  const ScoringSetup setup = Scoring(100);
   const std::vector<Ids> candidates(3, Tokens(1, 100));
   const int64_t page = DecoderCacheShape(*decoder_.weights, backend_->info()).page_bytes();
   KvPagePool pages(backend_->memory(), 2 * page);
@@ -281,7 +281,7 @@ TEST_F(ScorePassTest, FullCacheFailsThePassAndFreesIt) {
 
 TEST_F(ScorePassTest, NothingToScoreEndsAtOnce) {
   KvPagePool pages(backend_->memory(), 0);
-  ScorePass::Setup s = MakeScoreSetup(Setup(10), pages, {});
+  ScorePass::Setup s = MakeScoreSetup(Scoring(10), pages, {});
   auto pass = ScorePass::Create(std::move(s));
   ASSERT_TRUE(pass.ok());
   EXPECT_EQ((*pass)->num_steps(), 1);
