@@ -106,7 +106,7 @@ void EncodeWork::Collect(Batch batch, Pass& pass, const absl::Status& status,
   for (size_t i = 0; i < batch.size(); ++i) {
     EncodeResult& result = AsEncode(batch[i]).result_;
     result = encode.TakeResult(i);
-    if (result.cross_kv == nullptr) continue;
+    if (result.cross_kv == nullptr || AsEncode(batch[i]).task_.caller_counts_cross_kv) continue;
     auto kept = std::make_shared<Kept<std::shared_ptr<const CrossKv>>>();
     kept->reservation = reservation.Split(result.cross_kv->bytes());
     kept->memory = std::move(result.cross_kv);

@@ -139,7 +139,7 @@ struct EncodeResult {
   const float* token_vectors = nullptr;
   std::shared_ptr<const void> token_owner;
   // The decoder's keys and values if asked. Their bytes stay reserved in the engine's budget until
-  // they are released.
+  // they are released, unless the caller counts them.
   std::shared_ptr<const CrossKv> cross_kv;
   EncodeStats stats;
 };
@@ -151,6 +151,9 @@ struct EncodeTask {
   bool want_token_vectors = false;
   bool want_cross_kv = false;  // only of a model that can_score_likelihood
   DType cross_kv_type = DType::kBF16;
+  // Once they are there the caller counts their bytes in a budget of its own (kept documents), and
+  // this engine's has them no more.
+  bool caller_counts_cross_kv = false;
   AttentionPolicy attention;
   std::shared_ptr<CancellationToken> cancellation;  // never null
   // Called now and then from a worker: share of the work done in [0, 1]. Must be quick.

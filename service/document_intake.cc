@@ -138,6 +138,7 @@ EncodeTask MakeEncodeTask(std::shared_ptr<const Model> model, const DocumentOpti
   task.want_token_vectors = shape.token_vectors;
   task.want_cross_kv = shape.cross_kv;
   task.cross_kv_type = shape.cross_kv_type;
+  task.caller_counts_cross_kv = options.keep;  // the store does
   task.attention = shape.attention;
   task.cancellation = std::move(cancellation);
   task.model = std::move(model);
