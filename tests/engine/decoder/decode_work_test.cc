@@ -396,6 +396,7 @@ TEST_P(DecodeGolden, LikelihoodsAndTextAgreeWithPyTorch) {
       const double worst =
           testing::MaxAbsDifference(out->at(i).log_probs, c.candidates[i].log_probs);
       EXPECT_LE(worst, variant.bound) << i;
+      EXPECT_GE(testing::Cosine(out->at(i).log_probs, c.candidates[i].log_probs), 0.999) << i;
     }
     if (variant.bound > 1e-3) continue;  // a token's lead may be smaller
     GenerateTask generate;
