@@ -270,7 +270,7 @@ absl::StatusOr<MaxSimResult> MaxSimPass::Result(size_t index, int64_t best_passa
   if (!std::isfinite(result.score)) {
     return absl::InternalError("similarity of token vectors is not finite");
   }
-  if (best_passages > 0) {
+  if (best_passages > 0 && !passages_.empty()) {
     result.passages =
         SelectBest({&passage_scores_[index * passages_.size()], passages_.size()}, best_passages);
   }

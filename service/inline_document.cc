@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <utility>
+#include <vector>
 
 #include "service/document_intake.h"
 
@@ -37,7 +38,9 @@ void EncodeInline(ServiceContext& context, const Executor& executor,
   // Needed twice: the engine's task is gone when it was refused.
   auto shared_done = std::make_shared<decltype(done)>(std::move(done));
   auto shared_document = std::make_shared<TokenizedDocument>(std::move(document));
+  std::vector<int32_t> ids = shared_document->ids;  // the task takes them, or a copy
   EncodeTask task = MakeEncodeTask(model, options, *shared_document, token);
+  shared_document->ids = std::move(ids);
   task.on_progress = std::move(on_progress);
   task.on_done = [shared_done, shared_document, executor, model,
                   id = options.document_id](absl::StatusOr<EncodeResult> result) {

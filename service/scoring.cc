@@ -303,9 +303,10 @@ absl::StatusOr<std::vector<int32_t>> TokenizeInput(const ServiceContext& context
   }
   std::vector<int32_t> out;
   if (text != nullptr) {
-    ASSIGN_OR_RETURN(TokenSequence tokens,
-                     model.tokenizer().Encode(*text, /*add_special_tokens=*/false));
-    out = std::move(tokens.ids);
+    absl::StatusOr<TokenSequence> tokens =
+        model.tokenizer().Encode(*text, /*add_special_tokens=*/false);
+    if (!tokens.ok()) return WithReason(tokens.status(), "INVALID_UTF8");
+    out = std::move(tokens->ids);
   } else if (ids != nullptr) {
     out.assign(ids->ids().begin(), ids->ids().end());
     RETURN_IF_ERROR(CheckTokenIds(model, out));
