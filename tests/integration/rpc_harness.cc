@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <map>
+#include <mutex>
 #include <random>
 #include <thread>
 #include <utility>
@@ -15,25 +17,23 @@
 namespace longdoc::testing {
 namespace {
 
-std::string TrailingValue(const grpc::ClientContext& context, const char* key) {
-  const auto& metadata = context.GetServerTrailingMetadata();
-  auto it = metadata.find(key);
-  return it == metadata.end() ? "" : std::string(it->second.data(), it->second.size());
-}
-
 // Removes the model when the process ends.
 struct TemporaryModel {
   std::string dir;
-  TemporaryModel() {
+  explicit TemporaryModel(const std::string& preset) {
     std::string pattern = (std::filesystem::temp_directory_path() / "longdoc-rpc-XXXXXX").string();
     LD_CHECK(mkdtemp(pattern.data()) != nullptr);
     dir = pattern;
     CreateModelOptions options;
-    auto config = PresetConfig("tiny");
+    auto config = PresetConfig(preset);
     LD_CHECK(config.ok());
     options.config = *config;
     options.logit_bound = 0;
-    options.vocab_txt = SmallVocabulary();
+    if (preset == "reranker-tiny") {
+      options.merges_txt = "t h\nth e\nw o\nwo r\nwor d\n";
+    } else {
+      options.vocab_txt = SmallVocabulary();
+    }
     const absl::Status status = CreateModel(dir, options);
     if (!status.ok()) std::fprintf(stderr, "%s\n", status.ToString().c_str());
     LD_CHECK(status.ok());
@@ -46,9 +46,19 @@ struct TemporaryModel {
 
 }  // namespace
 
-const std::string& TinyModelDir() {
-  static const TemporaryModel model;
-  return model.dir;
+const std::string& PresetModelDir(const std::string& preset) {
+  static std::mutex mutex;
+  static std::map<std::string, TemporaryModel> models;
+  std::lock_guard lock(mutex);
+  return models.try_emplace(preset, preset).first->second.dir;
+}
+
+const std::string& TinyModelDir() { return PresetModelDir("tiny"); }
+
+std::string TrailingValue(const grpc::ClientContext& context, const char* key) {
+  const auto& metadata = context.GetServerTrailingMetadata();
+  auto it = metadata.find(key);
+  return it == metadata.end() ? "" : std::string(it->second.data(), it->second.size());
 }
 
 void RpcHarness::Start(const service::ServerOptions& options,
@@ -64,17 +74,22 @@ void RpcHarness::Start(const service::ServerOptions& options,
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   auto channel = grpc::CreateCustomChannel("127.0.0.1:" + std::to_string(server_->port()),
                                            grpc::InsecureChannelCredentials(), arguments);
+  documents_ = v1::DocumentService::NewStub(channel);
   embeddings_ = v1::EmbeddingService::NewStub(channel);
   models_ = v1::ModelService::NewStub(channel);
+  scoring_ = v1::ScoringService::NewStub(channel);
 }
 
-std::unique_ptr<RpcHarness> RpcHarness::WithEngine(const service::Limits& limits) {
+std::unique_ptr<RpcHarness> RpcHarness::WithEngine(const service::Limits& limits,
+                                                   const service::DocumentsConfig& documents,
+                                                   const std::string& preset) {
   std::unique_ptr<RpcHarness> harness(new RpcHarness());
   service::ServerOptions options;
   options.listen_address = "127.0.0.1:0";
   options.metrics_address = "off";
-  options.models = {{"tiny", TinyModelDir()}};
+  options.models = {{preset, PresetModelDir(preset)}};
   options.limits = limits;
+  options.documents = documents;
   options.reflection = false;
   options.engine.num_threads = 2;
   options.engine.memory_budget_bytes = int64_t{1} << 30;
@@ -83,13 +98,15 @@ std::unique_ptr<RpcHarness> RpcHarness::WithEngine(const service::Limits& limits
   return harness;
 }
 
-std::unique_ptr<RpcHarness> RpcHarness::WithFake(const service::Limits& limits) {
+std::unique_ptr<RpcHarness> RpcHarness::WithFake(const service::Limits& limits,
+                                                 const service::DocumentsConfig& documents) {
   std::unique_ptr<RpcHarness> harness(new RpcHarness());
   service::ServerOptions options;
   options.listen_address = "127.0.0.1:0";
   options.metrics_address = "off";
   options.models = {{"fake", "unused"}};
   options.limits = limits;
+  options.documents = documents;
   options.reflection = false;
   auto engine = std::make_unique<FakeEngine>();
   harness->fake_ = engine.get();
@@ -105,8 +122,10 @@ std::unique_ptr<RpcHarness> RpcHarness::WithFake(const service::Limits& limits) 
 }
 
 RpcHarness::~RpcHarness() {
+  documents_.reset();
   embeddings_.reset();
   models_.reset();
+  scoring_.reset();
   server_.reset();
 }
 

@@ -10,26 +10,37 @@
 #include <vector>
 
 #include "engine/engine.h"
+#include "longdoc/v1/document_service.grpc.pb.h"
 #include "longdoc/v1/embedding_service.grpc.pb.h"
 #include "longdoc/v1/model_service.grpc.pb.h"
+#include "longdoc/v1/scoring_service.grpc.pb.h"
 #include "service/server.h"
 #include "tests/support/fake_engine.h"
 
 namespace longdoc::testing {
 
-// Directory of a tiny random model with SmallVocabulary; made once per process.
-const std::string& TinyModelDir();
+// Directory of a random model of this shape with SmallVocabulary; made once per process.
+const std::string& PresetModelDir(const std::string& preset);
+const std::string& TinyModelDir();  // of "tiny"
+
+// The value of a key in a call's trailing metadata, or "".
+std::string TrailingValue(const grpc::ClientContext& context, const char* key);
 
 class RpcHarness {
  public:
-  // With the real engine and the tiny model ("tiny").
-  static std::unique_ptr<RpcHarness> WithEngine(const service::Limits& limits = {});
+  // With the real engine and a model of this preset and name.
+  static std::unique_ptr<RpcHarness> WithEngine(const service::Limits& limits = {},
+                                                const service::DocumentsConfig& documents = {},
+                                                const std::string& preset = "tiny");
   // With an engine under the test's control (model "fake").
-  static std::unique_ptr<RpcHarness> WithFake(const service::Limits& limits = {});
+  static std::unique_ptr<RpcHarness> WithFake(const service::Limits& limits = {},
+                                              const service::DocumentsConfig& documents = {});
   ~RpcHarness();
 
+  v1::DocumentService::Stub& documents() { return *documents_; }
   v1::EmbeddingService::Stub& embeddings() { return *embeddings_; }
   v1::ModelService::Stub& models() { return *models_; }
+  v1::ScoringService::Stub& scoring() { return *scoring_; }
   service::Server& server() { return *server_; }
   FakeEngine& fake() { return *fake_; }
   const Engine& engine() const { return server_->engine(); }
@@ -44,8 +55,10 @@ class RpcHarness {
 
   FakeEngine* fake_ = nullptr;
   std::unique_ptr<service::Server> server_;
+  std::unique_ptr<v1::DocumentService::Stub> documents_;
   std::unique_ptr<v1::EmbeddingService::Stub> embeddings_;
   std::unique_ptr<v1::ModelService::Stub> models_;
+  std::unique_ptr<v1::ScoringService::Stub> scoring_;
 };
 
 // Polls until the condition holds; false after twenty seconds.
