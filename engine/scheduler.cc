@@ -238,11 +238,13 @@ bool Scheduler::RunOneStep(std::unique_lock<std::mutex>& lock, WorkerScratch& sc
 void Scheduler::ReportProgress(std::unique_lock<std::mutex>& lock, Running& running) {
   if (running.is_short || !running.failure.ok()) return;
   const double progress = running.pass->Progress(running.done + 1);
-  if (progress - running.reported < kProgressStep) return;
+  if (running.reporting || progress - running.reported < kProgressStep) return;
   running.reported = progress;
+  running.reporting = true;
   lock.unlock();
   running.works[0]->OnProgress(progress);
   lock.lock();
+  running.reporting = false;
 }
 
 void Scheduler::AfterStep(std::unique_lock<std::mutex>& lock,

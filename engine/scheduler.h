@@ -61,6 +61,7 @@ class Scheduler {
     int64_t claimed = 0, done = 0;  // steps of the current phase
     absl::Status failure;           // first failure; no more steps are handed out
     double reported = 0;            // last progress told
+    bool reporting = false;         // a worker is telling it: nobody else does, to keep the order
   };
   using RunningList = std::list<std::shared_ptr<Running>>;
 
