@@ -34,8 +34,10 @@ absl::Status Create(const CreateArgs& args) {
   options.seed = static_cast<uint64_t>(args.seed);
   options.logit_bound = args.logit_bound;
   options.vocab_txt = std::string(EmbeddedVocabulary());
-  if (!args.vocab.empty()) {
+  options.merges_txt = std::string(EmbeddedMerges());
+  if (!args.vocab.empty()) {  // whichever the preset's tokenizer is read from
     ASSIGN_OR_RETURN(options.vocab_txt, ReadAll(args.vocab, kMaxVocabularyBytes));
+    options.merges_txt = options.vocab_txt;
   }
   options.calibration_text = std::string(EmbeddedCalibrationText());
   if (!args.calibration.empty()) {
@@ -49,7 +51,8 @@ int RunCreate(const std::vector<std::string>& words) {
   OptionParser parser(
       "longdoc model create", "[OPTIONS] --output DIR",
       "Writes a model directory with random weights, laid out as Hugging Face lays it out:\n"
-      "config.json, model.safetensors, tokenizer.json, vocab.txt, tokenizer_config.json.\n"
+      "config.json, model.safetensors, tokenizer.json, vocab.txt, tokenizer_config.json;\n"
+      "rerankers have vocab.json and merges.txt instead of vocab.txt.\n"
       "Its vectors mean nothing; its speed and memory are those of a trained model of that\n"
       "shape, because query and key weights are scaled until the attention logits of real\n"
       "text are as large as trained models have them.",
@@ -61,7 +64,8 @@ int RunCreate(const std::vector<std::string>& words) {
   parser.AddDouble("logit-bound", "B",
                    "largest |q||k|/sqrt(d) over the calibration text;\n0: plain initialisation", 0,
                    1000, &args.logit_bound);
-  parser.AddString("vocab", "FILE", "vocab.txt to use instead of ours (30,522 entries)",
+  parser.AddString("vocab", "FILE",
+                   "vocab.txt to use instead of ours (30,522 entries);\nfor rerankers merges.txt",
                    &args.vocab);
   parser.AddString("calibration", "FILE", "text to use instead of the built-in prose",
                    &args.calibration);

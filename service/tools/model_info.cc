@@ -40,6 +40,14 @@ absl::Status AddPlans(const std::string& directory, const std::vector<int64_t>& 
   return absl::OkStatus();
 }
 
+std::vector<std::string> Abilities(const ModelInfo& info) {
+  std::vector<std::string> can;
+  if (info.can_embed) can.push_back("embed");
+  if (info.can_score_likelihood) can.push_back("score likelihood");
+  if (info.can_cross_encode) can.push_back("cross-encode");
+  return can;
+}
+
 std::string WithPrefix(double value, const char* unit) {
   constexpr std::array<const char*, 6> kPrefixes = {"", "k", "M", "G", "T", "P"};
   size_t i = 0;
@@ -81,6 +89,7 @@ std::string FormatModelInfo(const ModelReport& info) {
   absl::StrAppendFormat(&out, "vocabulary  %d ids\n", c.vocab_size);
   absl::StrAppendFormat(&out, "parameters  %s (%d)\n",
                         HumanCount(static_cast<double>(c.parameters)), c.parameters);
+  absl::StrAppendFormat(&out, "can         %s\n", absl::StrJoin(Abilities(c), ", "));
   absl::StrAppendFormat(&out, "on disk     %s in %d tensors\n",
                         HumanBytes(static_cast<double>(info.file_bytes)), info.tensors.size());
   absl::StrAppendFormat(&out, "in memory   %s on %s\n",
@@ -103,21 +112,14 @@ std::string FormatModelInfo(const ModelReport& info) {
 std::string ModelInfoToJson(const ModelReport& info) {
   using Json = nlohmann::ordered_json;
   const ModelInfo& c = info.info;
-  Json json = {{"directory", info.directory},
-               {"revision", info.revision},
-               {"family", c.family},
-               {"layers", c.num_layers},
-               {"hidden_size", c.hidden_size},
-               {"heads", c.num_heads},
-               {"head_dim", c.head_dim},
-               {"dimensions", c.dimensions},
-               {"vocab_size", c.vocab_size},
-               {"parameters", c.parameters},
-               {"file_bytes", info.file_bytes},
-               {"device", info.device},
-               {"packed_bytes", info.packed_bytes},
-               {"plans", Json::array()},
-               {"tensors", Json::array()}};
+  Json json = {{"directory", info.directory},  {"revision", info.revision},
+               {"family", c.family},           {"layers", c.num_layers},
+               {"hidden_size", c.hidden_size}, {"heads", c.num_heads},
+               {"head_dim", c.head_dim},       {"dimensions", c.dimensions},
+               {"vocab_size", c.vocab_size},   {"parameters", c.parameters},
+               {"can", Abilities(c)},          {"file_bytes", info.file_bytes},
+               {"device", info.device},        {"packed_bytes", info.packed_bytes},
+               {"plans", Json::array()},       {"tensors", Json::array()}};
   for (const EncodePlan& p : info.plans) {
     json["plans"].push_back({{"tokens", p.tokens},
                              {"activation_bytes", p.activation_bytes},

@@ -45,6 +45,11 @@ models() {
   expect 0 'jina_bert_a: 2 layers of 64' "$longdoc" model inspect "$work/model"
   expect 0 'mlp.up_gated_layer.weight' "$longdoc" model inspect --tokens 100,1000 "$work/b"
   expect 0 '"peak_bytes"' "$longdoc" model inspect --json "$work/model"
+  expect 0 'wrote' "$longdoc" model create --preset reranker-tiny --output "$work/reranker"
+  expect 0 'can +embed, cross-encode' "$longdoc" model inspect "$work/reranker"
+  printf "don't" >"$work/contraction.txt"
+  expect 0 "\"'t\",\"byte_range\":\\[3,5\\]" \
+    "$longdoc" tokenize --format json --model "$work/reranker" "$work/contraction.txt"
   expect 1 'config.json' "$longdoc" model inspect "$work"
   head -c 1000 "$work/twin/model.safetensors" >"$work/cut"
   mv "$work/cut" "$work/twin/model.safetensors"
