@@ -103,6 +103,7 @@ absl::StatusOr<EncodeStats> EncodeAll(Engine& engine, const std::shared_ptr<cons
         total.tiles_dense += result->stats.tiles_dense;
         total.dense_flops += result->stats.dense_flops;
         total.attention_flops += result->stats.attention_flops;
+        total.routing += result->stats.routing;
         total.max_logit_bound = std::max(total.max_logit_bound, result->stats.max_logit_bound);
         total.peak_bytes = std::max(total.peak_bytes, result->stats.peak_bytes);
         total.planned_bytes = std::max(total.planned_bytes, result->stats.planned_bytes);
@@ -160,6 +161,7 @@ absl::StatusOr<Json> MeasureLength(const EncodeArgs& args) {
               {"tokens_per_second", all_tokens / median},
               {"tile_fraction", static_cast<double>(stats->tiles_computed) /
                                     static_cast<double>(std::max<int64_t>(stats->tiles_dense, 1))},
+              {"tokens_routed", stats->routing.tokens_routed()},
               {"max_logit_bound", stats->max_logit_bound},
               {"attention_worker_seconds", after.attention_seconds - before.attention_seconds},
               {"dense_worker_seconds", after.dense_seconds - before.dense_seconds},
