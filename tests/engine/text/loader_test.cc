@@ -298,6 +298,23 @@ TEST_F(LoadTokenizerTest, PrefersTokenizerJson) {
   EXPECT_EQ(LoadTokenizer(dir_.string()).status().code(), kInvalid);
 }
 
+TEST_F(LoadTokenizerTest, VocabAndMerges) {
+  Write("vocab.json", testing::BpeTokenizerJson("roberta")["model"]["vocab"].dump());
+  EXPECT_EQ(LoadTokenizer(dir_.string()).status().code(), kInvalid);  // no merges.txt
+  Write("merges.txt", testing::ReadFileOrDie(std::string(LONGDOC_SOURCE_DIR) +
+                                             "/engine/text/data/bpe_merges.txt"));
+  auto tokenizer = LoadTokenizer(dir_.string());
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  const std::string text = "the attention don't <mask>";
+  EXPECT_EQ(EncodeIds(**tokenizer, text), EncodeIds(testing::BpeTokenizer("roberta"), text));
+  Write("tokenizer_config.json", R"({"add_prefix_space": true})");
+  tokenizer = LoadTokenizer(dir_.string());
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  EXPECT_EQ(EncodeIds(**tokenizer, text), EncodeIds(testing::BpeTokenizer("prefixed"), text));
+  Write("tokenizer_config.json", R"({"add_prefix_space": "yes"})");
+  EXPECT_EQ(LoadTokenizer(dir_.string()).status().code(), kInvalid);
+}
+
 TEST_F(LoadTokenizerTest, DirectoryInPlaceOfFile) {
   std::filesystem::create_directory(dir_ / "tokenizer.json");
   EXPECT_EQ(LoadTokenizer(dir_.string()).status().code(), kInvalid);
