@@ -5,17 +5,13 @@
 // 20,000 tokens from a minute on, and up to 2,000 in shorter runs, whose calls must also end.
 
 #include <gtest/gtest.h>
-#include <malloc.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cmath>
-#include <condition_variable>
 #include <cstdio>
 #include <cstring>
-#include <map>
 #include <mutex>
 #include <random>
 #include <string>
@@ -23,6 +19,7 @@
 #include <vector>
 
 #include "tests/integration/rpc_harness.h"
+#include "tests/integration/soak_util.h"
 
 namespace longdoc::testing {
 namespace {
@@ -32,69 +29,6 @@ using std::chrono::milliseconds;
 
 constexpr int kClients = 64;
 constexpr float kTolerance = 1e-5f;
-
-double Duration() {
-  const char* text = std::getenv("LONGDOC_SOAK_SECONDS");
-  const double seconds = text == nullptr ? 0 : std::atof(text);
-  return seconds > 0 ? seconds : 10;
-}
-
-int64_t ResidentBytes() {
-  malloc_trim(0);
-  long pages = 0;
-  if (FILE* file = std::fopen("/proc/self/statm", "r")) {
-    long total;
-    if (std::fscanf(file, "%ld %ld", &total, &pages) != 2) pages = 0;
-    std::fclose(file);
-  }
-  return pages * sysconf(_SC_PAGESIZE);
-}
-
-// Cancels calls at given times; the calls are blocked meanwhile.
-class Canceller {
- public:
-  Canceller() : thread_([this] { Run(); }) {}
-  ~Canceller() {
-    {
-      std::lock_guard lock(mutex_);
-      stopping_ = true;
-    }
-    wake_.notify_all();
-    thread_.join();
-  }
-  void Add(Clock::time_point when, grpc::ClientContext* context) {
-    std::lock_guard lock(mutex_);
-    due_.emplace(when, context);
-    wake_.notify_all();
-  }
-  // Before the context goes. Afterwards it is not touched.
-  void Remove(grpc::ClientContext* context) {
-    std::lock_guard lock(mutex_);
-    for (auto it = due_.begin(); it != due_.end();) {
-      it = it->second == context ? due_.erase(it) : std::next(it);
-    }
-  }
-
- private:
-  void Run() {
-    std::unique_lock lock(mutex_);
-    while (!stopping_) {
-      if (due_.empty()) {
-        wake_.wait(lock);
-      } else if (Clock::now() < due_.begin()->first) {
-        wake_.wait_until(lock, due_.begin()->first);
-      } else {
-        due_.begin()->second->TryCancel();  // under the lock: Remove waits for it
-        due_.erase(due_.begin());
-      }
-    }
-  }
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  std::multimap<Clock::time_point, grpc::ClientContext*> due_;
-  bool stopping_ = false;
-  std::thread thread_;
-};
 
 // A text with the answers that it got alone.
 struct Known {
@@ -314,7 +248,7 @@ class Soak {
 };
 
 TEST(SoakTest, SixtyFourClientsOfEveryTemper) {
-  const double seconds = Duration();
+  const double seconds = SoakSeconds();
   Soak soak(seconds);
   ASSERT_EQ(soak.wrong(), "");
   // A first part fills caches, thread stacks and pools; memory is compared from there on.
