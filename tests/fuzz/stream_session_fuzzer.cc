@@ -1,9 +1,10 @@
-// Drives one EmbedDocument session with arbitrary events, in arbitrary order, as far as a transport
-// could deliver them. The harness aborts when the session breaks the rules of gRPC's reactors, or
-// when something holds on to it after the end.
+// Drives a session of EmbedDocument, and one of EncodeDocument, with arbitrary events, in arbitrary
+// order, as far as a transport could deliver them. The harness aborts when the session breaks the
+// rules of gRPC's reactors, or when something holds on to it after the end.
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -110,10 +111,22 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   limits.document = {.max_tokens = 60, .max_bytes = 400, .max_passages = 40};
   limits.max_frame_bytes = 256;
   limits.read_high_watermark_bytes = 128;
-  longdoc::testing::SessionHarness harness(limits, /*deadline_seconds=*/100);
-  harness.Start();
-  Input in(data, size);
-  int64_t offset = 0;
-  while (!in.empty()) Step(harness, in, &offset);
+  // The same events to both RPCs; a budget that some documents pass.
+  using longdoc::service::MakeEmbedCall;
+  using longdoc::service::MakeEncodeCall;
+  for (const longdoc::testing::MakeCall make_call : {&MakeEmbedCall, &MakeEncodeCall}) {
+    const auto test = std::make_shared<longdoc::testing::TestContext>(limits, 1500);
+    {
+      longdoc::testing::SessionHarness harness(test, /*deadline_seconds=*/100, make_call);
+      harness.Start();
+      Input in(data, size);
+      int64_t offset = 0;
+      while (!in.empty()) Step(harness, in, &offset);
+    }
+    const longdoc::DocumentStoreStats stats = test->documents.stats();
+    LD_CHECK(test->context.open_streams == 0);
+    LD_CHECK(stats.reserved_bytes == 0 && stats.pinned_documents == 0);
+    LD_CHECK(stats.held.total() <= stats.budget_bytes);
+  }
   return 0;
 }

@@ -101,7 +101,7 @@ class SessionHarness {
     RunJobs();
     LD_CHECK(!started_ || transport_.finished());
     LD_CHECK(test_.use_count() > 1 || context().open_streams == 0);  // of others, maybe
-    LD_CHECK(session_.use_count() == 1);  // nothing holds on to it
+    LD_CHECK(session_.use_count() == 1);                             // nothing holds on to it
   }
 
   void Start(const absl::Status& admission = absl::OkStatus()) {
