@@ -92,6 +92,7 @@ absl::StatusOr<v1::ScoreSummary> ScoreCandidates(
   } else {
     RETURN_IF_ERROR(FillDocumentHeader(request.options, *request.document, request.model,
                                        header->mutable_inline_()));
+    header->mutable_inline_()->clear_token_vectors();  // the methods say what is needed
   }
   for (const v1::ScoringMethod method : request.methods) header->add_methods(method);
   header->set_token_log_probabilities(request.token_log_probabilities);
