@@ -36,8 +36,6 @@ class ReadingsEngine final : public Engine {
   absl::Status Submit(MaxSimTask&&) override { return absl::UnimplementedError("readings only"); }
   absl::Status Submit(ScoreTask&&) override { return absl::UnimplementedError("readings only"); }
   absl::Status Submit(GenerateTask&&) override { return absl::UnimplementedError("readings only"); }
-  absl::Status Submit(ScoreTask&&) override { return absl::UnimplementedError("readings only"); }
-  absl::Status Submit(GenerateTask&&) override { return absl::UnimplementedError("readings only"); }
   EngineStats stats() const override { return readings; }
   const EngineOptions& options() const override { return options_; }
   std::string DeviceDescription() const override { return "cpu \"test\", 2 threads"; }
