@@ -348,8 +348,9 @@ void EncodeCandidate(
   task.want_token_vectors = options.Has(v1::LATE_INTERACTION);
   task.attention = options.attention;
   task.cancellation = std::move(token);
-  task.on_done = [shared_done, executor,
+  task.on_done = [shared_done, executor, &metrics = context.metrics,
                   ids = std::move(ids)](absl::StatusOr<EncodeResult> result) mutable {
+    if (result.ok()) metrics.Encoded(result->stats);
     executor([shared_done, ids = std::move(ids), result = std::move(result)]() mutable {
       if (!result.ok()) return std::move(*shared_done)(result.status());
       std::move (*shared_done)(Finished(std::move(ids), *std::move(result)));

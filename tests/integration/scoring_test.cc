@@ -368,6 +368,13 @@ TEST(ScoringModels, ARerankerReadsPairs) {
   }
   EXPECT_NE(sent.scores[0].scores(0).score(), sent.scores[1].scores(0).score());
   EXPECT_EQ(sent.scores[2].status().reason(), "EMPTY_CANDIDATE");
+  v1::Document document;
+  const CallStatus kept = KeepText(*harness, text, &document);
+  ASSERT_TRUE(kept.ok()) << kept.reason << " " << kept.status.error_message();
+  const ScoreAnswer again =
+      ScoreTexts(*harness, NamedHeader(document.name(), {}), "", {"the word"});
+  ASSERT_TRUE(again.ok()) << again.reason;
+  ExpectClose(again.scores[0], sent.scores[0], 1e-6);
 
   v1::RankDocumentsRequest request;
   request.mutable_query()->set_text("the word");
