@@ -118,7 +118,7 @@ absl::StatusOr<EncodePlan> EngineImpl::Plan(const Model& model, const EncodeShap
   if (shape.cross_kv && !model.info().can_score_likelihood) {
     return WithReason(absl::FailedPreconditionError(absl::StrFormat(
                           "model \"%s\" has no decoder to keep a document for", model.name())),
-                      "UNSUPPORTED_METHOD");
+                      "METHOD_NOT_SUPPORTED");
   }
   const auto* encoding = dynamic_cast<const EncodingModel*>(&model);
   if (encoding == nullptr) return absl::InternalError("the model is not one of this engine");

@@ -133,6 +133,24 @@ std::vector<MetricFamily> RoutingFamilies(const RoutingStats& routing) {
   return families;
 }
 
+std::vector<MetricFamily> DecodeFamilies(const DecodeCounters& decode) {
+  std::vector<MetricFamily> families;
+  families.push_back(Gauge("longdoc_kv_cache_bytes",
+                           "Memory of the decoder's own keys and values, in use now.",
+                           Number(decode.cache_bytes)));
+  families.push_back(Counter("longdoc_scored_candidates_total",
+                             "Candidates scored by their likelihood.",
+                             Number(decode.candidates_scored)));
+  MetricFamily tokens = Family(MetricType::Counter, "longdoc_decoded_tokens_total",
+                               "Tokens of the decoder: targets scored and tokens generated.");
+  AddSample(&tokens, "kind", "scored", Number(decode.tokens_scored));
+  AddSample(&tokens, "kind", "generated", Number(decode.tokens_generated));
+  families.push_back(std::move(tokens));
+  families.push_back(Counter("longdoc_decode_seconds_total", "Time of the workers in the decoder.",
+                             decode.seconds));
+  return families;
+}
+
 }  // namespace
 
 std::vector<MetricFamily> EngineFamilies(const EngineStats& stats) {
@@ -179,6 +197,7 @@ std::vector<MetricFamily> EngineFamilies(const EngineStats& stats) {
   AddSample(&worker, "kind", "dense", stats.dense_seconds);
   families.push_back(std::move(worker));
   for (auto& family : RoutingFamilies(stats.routing)) families.push_back(std::move(family));
+  for (auto& family : DecodeFamilies(stats.decode)) families.push_back(std::move(family));
   return families;
 }
 

@@ -291,7 +291,7 @@ TEST(Colt5, CrossKeysNeedADecoder) {
     task.want_cross_kv = true;
     const absl::StatusOr<EncodeResult> result = EncodeAndWait(*engine, std::move(task));
     EXPECT_EQ(result.status().code(), absl::StatusCode::kFailedPrecondition);
-    EXPECT_EQ(ReasonOf(result.status()), "UNSUPPORTED_METHOD");
+    EXPECT_EQ(ReasonOf(result.status()), "METHOD_NOT_SUPPORTED");
   }
 }
 

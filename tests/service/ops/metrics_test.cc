@@ -338,6 +338,20 @@ TEST(Metrics, RoutingByRouter) {
   EXPECT_EQ(Value(text, "longdoc_routed_queries_repeated_total"), 4);
 }
 
+TEST(Metrics, DecoderCounters) {
+  Metrics metrics;
+  ReadingsEngine engine;
+  engine.readings.decode = {4096, 3, 99, 7, 1.5};
+  metrics.AttachEngine(&engine);
+  const std::string text = metrics.Exposition();
+  metrics.AttachEngine(nullptr);
+  EXPECT_EQ(Value(text, "longdoc_kv_cache_bytes"), 4096);
+  EXPECT_EQ(Value(text, "longdoc_scored_candidates_total"), 3);
+  EXPECT_EQ(Value(text, "longdoc_decoded_tokens_total{kind=\"scored\"}"), 99);
+  EXPECT_EQ(Value(text, "longdoc_decoded_tokens_total{kind=\"generated\"}"), 7);
+  EXPECT_EQ(Value(text, "longdoc_decode_seconds_total"), 1.5);
+}
+
 TEST(Metrics, ProcessReadings) {
   const std::string text = Metrics().Exposition();
   EXPECT_GT(Value(text, "process_resident_memory_bytes"), 1 << 20);
