@@ -1,5 +1,6 @@
 #include "engine/decode_work.h"
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 #include <vector>
@@ -18,6 +19,9 @@ constexpr double kFirstRate = 2e10;
 constexpr double kRateSmoothing = 0.3;
 // A work that takes more goes into the long lane: a second or so of two workers.
 constexpr double kShortFlops = 1e11;
+// Targets against a long document cost far more than tokens of a text: a work counts in tokens of
+// this size, so that a full batch (2,048 of them by default) is no more than one short work may be.
+constexpr double kFlopsPerToken = kShortFlops / 2048;
 
 // The parts of a task that both kinds have, checked.
 struct DecodeTarget {
@@ -287,18 +291,20 @@ absl::StatusOr<std::unique_ptr<Work>> MakeScoreWork(DecodeResources& resources, 
   WorkNeeds needs;
   std::vector<absl::Status> faults;
   std::vector<int64_t> lengths;
+  int64_t targets = 0;
   for (const std::vector<int32_t>& candidate : task.candidates) {
     faults.push_back(CheckCandidate(*task.model, candidate));
     if (!faults.back().ok()) continue;
     lengths.push_back(static_cast<int64_t>(candidate.size()));
-    needs.tokens += lengths.back() + 1;
+    targets += lengths.back() + 1;
   }
   if (!lengths.empty()) {
     needs.peak_bytes = ScorePass::PlanBytes(target.weights(), resources.backend().info(),
                                             task.document->tokens, lengths);
   }
   RETURN_IF_ERROR(CheckFits(resources, needs));
-  const double flops = target.RowFlops() * static_cast<double>(needs.tokens);
+  const double flops = target.RowFlops() * static_cast<double>(targets);
+  needs.tokens = std::max(targets, static_cast<int64_t>(flops / kFlopsPerToken));
   needs.expected_seconds = resources.ExpectedSeconds(flops);
   needs.lane = flops <= kShortFlops ? Lane::kShort : Lane::kLong;
   needs.cancellation = task.cancellation;
