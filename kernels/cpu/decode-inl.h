@@ -51,18 +51,24 @@ struct MqaScratch {
   float* panels;   // a widened K and V panel
   float* scores;   // [kStripRows][64]
   float* weights;  // [kStripRows][64] in the operand type, which may be the same memory as scores
-  void* q;         // [rows][D] in the operand type, where that is not float
+  // [rows] each: running maxima and sums. Not the caller's arrays, whose cache lines other calls
+  // may write at the same time.
+  float* max;
+  float* sum;
+  void* q;  // [rows][D] in the operand type, where that is not float
 
   static int64_t Bytes(int64_t rows, int32_t dim) {
     return static_cast<int64_t>(sizeof(float)) *
-               (BlockElements(dim) + 2 * int64_t{kStripRows} * kKeyBlock) +
+               (BlockElements(dim) + 2 * int64_t{kStripRows} * kKeyBlock + 2 * RoundUp(rows, 16)) +
            RoundUp(rows * dim * static_cast<int64_t>(sizeof(uint16_t)), 64);
   }
-  MqaScratch(void* memory, int64_t dim)
+  MqaScratch(void* memory, int64_t rows, int64_t dim)
       : panels(static_cast<float*>(memory)),
         scores(panels + BlockElements(dim)),
         weights(scores + kStripRows * kKeyBlock),
-        q(weights + kStripRows * kKeyBlock) {}
+        max(weights + kStripRows * kKeyBlock),
+        sum(max + RoundUp(rows, 16)),
+        q(sum + RoundUp(rows, 16)) {}
 };
 
 // Scales the dot products in s [rows][64], adds bias and mask, and finds the maximum of every row.
@@ -119,18 +125,42 @@ inline void MqaStrip(const MqaPartialArgs& args, const MqaScratch& scratch,
   }
   auto* weights = reinterpret_cast<typename Dot::Elem*>(
       sizeof(typename Dot::Elem) == sizeof(float) ? scratch.scores : scratch.weights);
-  AddStrip<Dot>(strip, scratch.scores, top, weights, values, dim, args.max + first_row,
-                args.sum + first_row, args.out + first_row * dim);
+  AddStrip<Dot>(strip, scratch.scores, top, weights, values, dim, scratch.max + first_row,
+                scratch.sum + first_row, args.out + first_row * dim);
 }
 
+// Asks for a block's bytes while another one is worked on: each strip asks for its share of them.
+class BlockPrefetch {
+ public:
+  BlockPrefetch(const void* block, int64_t bytes, int64_t strips)
+      : next_(static_cast<const char*>(block)),
+        end_(block == nullptr ? next_ : next_ + bytes),
+        share_(RoundUp(CeilDiv(bytes, strips), kLineBytes)) {}
+  void Share() {
+    for (const char* stop = next_ + share_; next_ < stop && next_ < end_; next_ += kLineBytes) {
+      __builtin_prefetch(next_);
+    }
+  }
+
+ private:
+  static constexpr int64_t kLineBytes = 64;
+  const char* next_;
+  const char* end_;
+  const int64_t share_;
+};
+
+// `next`: the block that is worked on afterwards, or null.
 template <class Dot>
 inline void MqaStrips(const MqaPartialArgs& args, const MqaScratch& scratch,
                       const typename Dot::Elem* q, int64_t first_key,
-                      const typename Dot::Panel* panels) {
+                      const typename Dot::Panel* panels, const void* next) {
   const int64_t left = args.keys.keys - first_key;
   const int columns = static_cast<int>(left < kKeyBlock ? left : kKeyBlock);
+  BlockPrefetch prefetch(next, MqaBlockBytes(args.keys.head_dim, args.keys.storage),
+                         CeilDiv(args.rows, kStripRows));
   for (int64_t first = 0; first < args.rows; first += kStripRows) {
     const int64_t rows = args.rows - first < kStripRows ? args.rows - first : kStripRows;
+    prefetch.Share();
     MqaStrip<Dot>(args, scratch, q, first, static_cast<int>(rows), first_key, columns, panels,
                   panels + kKeyBlock * args.keys.head_dim);
   }
@@ -138,11 +168,11 @@ inline void MqaStrips(const MqaPartialArgs& args, const MqaScratch& scratch,
 
 // Clears the results; returns one more than the last key that any row may see.
 template <class S>
-inline int64_t MqaBegin(const MqaPartialArgs& args) {
+inline int64_t MqaBegin(const MqaPartialArgs& args, const MqaScratch& scratch) {
   int64_t keys = args.positions == nullptr ? args.keys.keys : 0;
   for (int64_t r = 0; r < args.rows; ++r) {
-    args.max[r] = -FLT_MAX;
-    args.sum[r] = 0;
+    scratch.max[r] = -FLT_MAX;
+    scratch.sum[r] = 0;
     if (args.positions != nullptr && args.positions[r] >= keys) keys = args.positions[r] + 1;
   }
   std::memset(args.out, 0, static_cast<size_t>(args.rows * args.keys.head_dim) * sizeof(float));
@@ -155,8 +185,8 @@ void MqaPartialImpl(const MqaPartialArgs& args) {
   using Elem = typename St::Dot::Elem;
   if (args.rows == 0) return;
   const int64_t dim = args.keys.head_dim;
-  const int64_t keys = MqaBegin<S>(args);
-  const MqaScratch scratch(args.scratch, dim);
+  const MqaScratch scratch(args.scratch, args.rows, dim);
+  const int64_t keys = MqaBegin<S>(args, scratch);
   const Elem* q;
   if constexpr (sizeof(Elem) == sizeof(float)) {
     q = args.q;
@@ -164,19 +194,26 @@ void MqaPartialImpl(const MqaPartialArgs& args) {
     ConvertRow<St>(args.q, args.rows * dim, static_cast<Elem*>(scratch.q));
     q = static_cast<const Elem*>(scratch.q);
   }
-  for (int64_t b = args.block_begin; b < args.block_end && b * kKeyBlock < keys; ++b) {
+  const int64_t last = Min(args.block_end, CeilDiv(keys, kKeyBlock)) - 1;
+  for (int64_t b = args.block_begin; b <= last; ++b) {
     const auto* block = static_cast<const typename St::Elem*>(MqaBlock(args.keys, b));
+    // One strip alone is done with a block before its successor could arrive: its products ask
+    // ahead themselves, or the CPU does.
+    const bool ahead = args.rows > kStripRows && b < last;
+    const void* next = ahead ? MqaBlock(args.keys, b + 1) : nullptr;
     if constexpr (!St::kWiden) {
-      MqaStrips<typename St::Dot>(args, scratch, q, b * kKeyBlock, block);
+      MqaStrips<typename St::Dot>(args, scratch, q, b * kKeyBlock, block, next);
     } else if (args.rows <= kDirectRows) {
-      MqaStrips<WidenedBf16Dot<S>>(args, scratch, q, b * kKeyBlock, block);
+      MqaStrips<WidenedBf16Dot<S>>(args, scratch, q, b * kKeyBlock, block, next);
     } else {
       for (int64_t e = 0; e < BlockElements(dim); e += S::kLanes) {
         S::Store(scratch.panels + e, St::Load(block + e));
       }
-      MqaStrips<typename St::Dot>(args, scratch, q, b * kKeyBlock, scratch.panels);
+      MqaStrips<typename St::Dot>(args, scratch, q, b * kKeyBlock, scratch.panels, next);
     }
   }
+  std::memcpy(args.max, scratch.max, static_cast<size_t>(args.rows) * sizeof(float));
+  std::memcpy(args.sum, scratch.sum, static_cast<size_t>(args.rows) * sizeof(float));
 }
 
 // e^x of one number, as the vector function has it.

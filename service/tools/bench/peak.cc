@@ -6,6 +6,7 @@
 #include <thread>
 #include <vector>
 
+#include "engine/memory_pool.h"
 #include "kernels/cpu_kernels.h"
 
 namespace longdoc::tools {
@@ -70,7 +71,10 @@ PeakRates MeasurePeak(int num_threads) {
 
 double MeasureReadBandwidth(int num_threads) {
   constexpr size_t kWords = size_t{32} << 20;  // 256 MiB in all
-  const std::vector<uint64_t> buffer(kWords, 1);
+  MemoryPool memory(0);                        // on huge pages, as documents are
+  const absl::StatusOr<Buffer> buffer = memory.Allocate(kWords * sizeof(uint64_t), /*zeroed=*/true);
+  if (!buffer.ok()) return 0;
+  std::fill_n(buffer->as<uint64_t>(), kWords, 1);
   const size_t share = kWords / static_cast<size_t>(num_threads);
   double best = 0;
   for (int round = 0; round < kRounds; ++round) {
@@ -80,7 +84,7 @@ double MeasureReadBandwidth(int num_threads) {
     const Clock::time_point start = Clock::now();
     for (int i = 0; i < num_threads; ++i) {
       threads.emplace_back([&, i] {
-        const uint64_t* words = buffer.data() + static_cast<size_t>(i) * share;
+        const uint64_t* words = buffer->as<uint64_t>() + static_cast<size_t>(i) * share;
         uint64_t sum = 0;
         for (size_t w = 0; w < share; ++w) sum += words[w];
         total += sum;

@@ -14,7 +14,7 @@ struct PeakRates {
 PeakRates MeasurePeak(int num_threads);
 
 // Bytes per second that `num_threads` threads read from memory together: each sums its own piece of
-// a buffer far larger than the caches; the best of some rounds. Runs for about a second.
+// a buffer far larger than the caches; the best of some rounds, 0 without memory for it.
 double MeasureReadBandwidth(int num_threads);
 
 // Register loops, one per instruction set; each returns the FLOP it did. Only for CPUs that have
