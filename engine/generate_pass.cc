@@ -88,7 +88,7 @@ void GeneratePass::NextPhase() {
 absl::Status GeneratePass::RunStep(int64_t step, WorkerScratch& scratch) {
   RETURN_IF_ERROR(failure_);
   const auto start = std::chrono::steady_clock::now();
-  const absl::Status status =
+  absl::Status status =
       phase_ == Phase::kLayers ? layers_->RunStep(step, scratch) : RunLogits(step, scratch);
   std::lock_guard lock(count_mutex_);
   count_.worker_seconds +=
