@@ -120,9 +120,9 @@ void Scheduler::SweepQueues(Dropped* dropped) {
   }
 }
 
-void Scheduler::Take(std::deque<std::unique_ptr<Work>>::iterator it, Running& running) {
-  CountQueued(**it, -1);
-  running.works.push_back(std::move(*it));
+void Scheduler::Take(std::unique_ptr<Work>& queued, Running& running) {
+  CountQueued(*queued, -1);
+  running.works.push_back(std::move(queued));
 }
 
 // The oldest short work, with all the queued ones that can share its pass.
@@ -137,7 +137,7 @@ std::shared_ptr<Scheduler::Running> Scheduler::TakeShortBatch() {
     if (*reserved_bytes_ + bytes + needs.peak_bytes > options_.memory_budget_bytes) break;
     tokens += needs.tokens;
     bytes += needs.peak_bytes;
-    Take(it, *running);
+    Take(*it, *running);
   }
   if (running->works.empty()) return nullptr;
   short_queue_.erase(std::remove(short_queue_.begin(), short_queue_.end(), nullptr),
@@ -155,7 +155,7 @@ std::shared_ptr<Scheduler::Running> Scheduler::TakeLongWork() {
   if (*reserved_bytes_ + bytes > LongTaskBudget(options_.memory_budget_bytes)) return nullptr;
   auto running = std::make_shared<Running>();
   running->reservation = ByteReservation(reserved_bytes_, bytes);
-  Take(long_queue_.begin(), *running);
+  Take(long_queue_.front(), *running);
   long_queue_.pop_front();
   long_running_.push_back(running);
   return running;

@@ -73,7 +73,7 @@ class Scheduler {
   std::shared_ptr<Running> FindClaimable(RunningList& list);
   std::shared_ptr<Running> TakeShortBatch();
   std::shared_ptr<Running> TakeLongWork();
-  void Take(std::deque<std::unique_ptr<Work>>::iterator it, Running& running);
+  void Take(std::unique_ptr<Work>& queued, Running& running);
   void ReportProgress(std::unique_lock<std::mutex>& lock, Running& running);
   void AfterStep(std::unique_lock<std::mutex>& lock, const std::shared_ptr<Running>& running);
   void Complete(std::unique_lock<std::mutex>& lock, const std::shared_ptr<Running>& running);
