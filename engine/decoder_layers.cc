@@ -11,8 +11,8 @@ namespace {
 using kernels::CeilDiv;
 using kernels::kKeyBlock;
 
-// Scores (query rows × keys) of one attention step: 10 to 20 ms at a head size of 64; every row more
-// shares the widening of keys kept in bf16.
+// Scores (query rows × keys) of one attention step: 10 to 20 ms at a head size of 64; every row
+// more shares the widening of keys kept in bf16.
 constexpr int64_t kStepScores = int64_t{1} << 20;
 constexpr int64_t kMinStepScores = kStepScores / 8;
 // Keys of a document are cut into ranges of this many blocks, or longer ones when those would be

@@ -29,13 +29,13 @@ struct ModelReport {
 
 // Opens and checks the model, loads it into an engine and plans documents of `lengths` tokens.
 absl::StatusOr<ModelReport> InspectModel(const std::string& directory,
-                                       const std::vector<int64_t>& lengths,
-                                       const AttentionPolicy& attention);
+                                         const std::vector<int64_t>& lengths,
+                                         const AttentionPolicy& attention);
 
 std::string FormatModelInfo(const ModelReport& info);  // for people
 std::string ModelInfoToJson(const ModelReport& info);  // one object, indented
 
-std::string HumanBytes(double bytes);          // "131.2 MB" (powers of ten)
+std::string HumanBytes(double bytes);  // "131.2 MB" (powers of ten)
 // "12.3 M", "4.5 G": counts with a decimal prefix.
 std::string HumanCount(double count);
 
