@@ -1,7 +1,6 @@
 // longdoc-bench decode: cross-attention of a decoder step to a long document, with one key/value
 // head for all query heads and with one for each.
 #include <atomic>
-#include <barrier>
 #include <cmath>
 #include <iostream>
 #include <memory>
@@ -118,17 +117,24 @@ double TimeStep(const kernels::CpuKernels& cpu, const DecodeArgs& args, const Do
     m.out = merged.data();
     cpu.MqaMerge(m);
   };
-  // The threads stay, as the engine's workers do; starting them takes as long as a short step.
+  // The threads stay awake, as workers in the middle of a pass are: to wake one may take as long as
+  // a step. Everyone waits for all at the beginning and at the end of each.
   std::vector<double> seconds;
-  std::atomic<int64_t> next{0};
-  std::barrier barrier(threads);
+  std::atomic<int64_t> next{0}, arrived{0};
   RunOnThreads(threads, [&](int thread) {
+    int64_t expected = 0;
+    const auto wait_here = [&] {
+      expected += threads;
+      ++arrived;
+      while (arrived < expected) {
+      }
+    };
     for (int64_t i = 0; i <= args.repeat; ++i) {  // the first one warms up
       if (thread == 0) next = 0;
-      barrier.arrive_and_wait();
+      wait_here();
       const double start = NowSeconds();
       for (int64_t s = next++; s < static_cast<int64_t>(slots); s = next++) attend(s);
-      barrier.arrive_and_wait();
+      wait_here();
       if (thread != 0) continue;
       for (int64_t head = 0; head < document.kv_heads(); ++head) merge(head);
       if (i > 0) seconds.push_back(NowSeconds() - start);
