@@ -31,7 +31,7 @@ help_and_usage() {
   expect 2 'needs a value' "$longdoc" embed --passages
   expect 2 '--raw takes no value' "$longdoc" embed --raw=1
   expect 2 'attention takes .* not "fast"' "$longdoc" embed --model m --attention fast
-  expect 2 'dense is for --model' "$longdoc" embed --server x:1 --attention dense
+  expect 2 'dense is for embed --model' "$longdoc" embed --server x:1 --attention dense
   expect 2 'threads is for --model' "$longdoc" embed --server x:1 --threads 2
 }
 
@@ -50,7 +50,7 @@ models() {
   printf "don't" >"$work/contraction.txt"
   expect 0 "\"'t\",\"byte_range\":\\[3,5\\]" \
     "$longdoc" tokenize --format json --model "$work/reranker" "$work/contraction.txt"
-  expect 1 'config.json' "$longdoc" model inspect "$work"
+  expect 1 'has neither model.safetensors' "$longdoc" model inspect "$work"
   head -c 1000 "$work/twin/model.safetensors" >"$work/cut"
   mv "$work/cut" "$work/twin/model.safetensors"
   expect 1 'model.safetensors' "$longdoc" model inspect "$work/twin"
