@@ -1,0 +1,132 @@
+// The CUDA kernels: the ops of cpu_kernels.h on device memory.
+//
+// Every pointer inside an argument struct is device memory unless its comment says host; the
+// structs themselves are read before the call returns. Calls only enqueue work on `stream` and
+// return the launch's error; nothing here allocates or synchronises. Calls on one stream run in
+// order; any host thread may call. Offsets are 64-bit throughout. Sums are fp32; results are
+// deterministic (no floating-point atomics).
+//
+// Two builds: sm_90a (wgmma and TMA, for attention) and sm_80 (mma.sync), the latter as PTX too,
+// for every other architecture. The runtime picks; `DescribeDevice` says which.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "kernels/attention.h"
+#include "kernels/cpu_kernels.h"
+#include "kernels/decode.h"
+#include "kernels/routing.h"
+
+namespace longdoc::kernels::cuda {
+
+// ---- attention, see kernels/attention.h -------------------------------------------------------
+
+// A tensor [T, heads, D] of p.storage whose rows are `stride` elements apart; 16-byte aligned rows.
+struct Rows {
+  void* data = nullptr;
+  int64_t stride = 0;
+};
+
+// One attention layer. `problem` gives shape, mask, skipping and storage (kBF16 or kF16; D a
+// multiple of 16 up to 128); its arrays (cu_seqlens, slopes, positions, block list) are device
+// pointers here, its q, kv and bounds are not read.
+struct AttentionArgs {
+  AttentionProblem problem;
+  int64_t total_q = 0, total_k = 0;  // T of the queries and of the keys: cu_seqlens[B] of each
+  int64_t max_q = 0, max_k = 0;      // longest sequence
+  float max_slope = 0;               // 0: no head has a bias
+  Rows q, k, v;                      // q [Tq, H, D], k and v [Tk, Hk, D]
+  Rows o;                            // [Tq, H, D]; may be q itself
+  float* lse = nullptr;              // [H, Tq] ln of the softmax sums, or null
+  void* workspace = nullptr;         // AttentionWorkspaceBytes(), 256-byte aligned
+  // [B] added to by every call; tiles of the kernel's own size, see AttentionTile(). Or null.
+  AttentionStats* stats = nullptr;
+};
+
+struct TileShape {
+  int32_t queries = 0, keys = 0;
+};
+// The tile of a head dim on compute capability `major`.x, the unit of AttentionStats.
+TileShape AttentionTile(int32_t head_dim, int major);
+
+int64_t AttentionWorkspaceBytes(const AttentionArgs& args);
+// Norms, position sums, key ranges and the attention itself: one layer.
+cudaError_t Attention(const AttentionArgs& args, cudaStream_t stream);
+
+// ---- dense rows --------------------------------------------------------------------------------
+
+cudaError_t Embed(const EmbedArgs& args, cudaStream_t stream);
+cudaError_t AddLayerNorm(const AddLayerNormArgs& args, cudaStream_t stream);
+cudaError_t GatedGelu(const GatedGeluArgs& args, cudaStream_t stream);
+// Conversions between types, rows of `columns` elements with their own strides.
+struct ConvertArgs {
+  int64_t rows = 0, columns = 0;
+  DType in_type = DType::kF32, out_type = DType::kF32;
+  const void* in = nullptr;
+  void* out = nullptr;
+  int64_t in_stride = 0, out_stride = 0;  // elements
+};
+cudaError_t Convert(const ConvertArgs& args, cudaStream_t stream);
+
+// out[s,:] = mean of rows [begin[s], end[s]) of x [T, C] (row stride C), for many spans at once;
+// fp32, good to 1e-6 relative at 10^6 rows. Empty spans give 0.
+struct PoolArgs {
+  int64_t spans = 0, dim = 0, tokens = 0;
+  const float* x = nullptr;
+  const int64_t* begin = nullptr;  // [S]
+  const int64_t* end = nullptr;    // [S]
+  float* out = nullptr;            // [S, C]
+  void* workspace = nullptr;       // PoolWorkspaceBytes()
+};
+int64_t PoolWorkspaceBytes(const PoolArgs& args);
+cudaError_t MeanPool(const PoolArgs& args, cudaStream_t stream);
+
+// ---- conditional computation, see kernels/routing.h --------------------------------------------
+
+cudaError_t RmsNorm(const RmsNormArgs& args, cudaStream_t stream);
+// args.scratch: RouteWorkspaceBytes(n). Indices and ties as on every backend, bit for bit; weights
+// agree with the host's to rounding. n up to 2^20 in the time that counts, any n in memory.
+int64_t RouteWorkspaceBytes(int64_t n);
+cudaError_t Route(const RouteArgs& args, cudaStream_t stream);
+cudaError_t ScatterAdd(const ScatterAddArgs& args, cudaStream_t stream);
+
+// ---- decoder, see kernels/decode.h --------------------------------------------------------------
+
+// On the device a block of kKeyBlock tokens is [64, D] keys, then [64, D] values, row-major, of
+// kBF16 or kF16. `rows` may run over into the blocks that follow `block` contiguously.
+cudaError_t MqaStore(const MqaStoreArgs& args, cudaStream_t stream);
+
+// All rows against all keys, split over the device and merged: MqaPartial and MqaMerge in one. In
+// `partial`, pages is a device array of device pointers; out, max, sum, scratch and the block range
+// are not read.
+struct MqaArgs {
+  MqaPartialArgs partial;
+  DType out_type = DType::kF32;
+  void* out = nullptr;        // [rows, D] normalised
+  void* workspace = nullptr;  // MqaWorkspaceBytes(rows, keys, head_dim)
+};
+int64_t MqaWorkspaceBytes(int64_t rows, int64_t keys, int32_t head_dim);
+cudaError_t Mqa(const MqaArgs& args, cudaStream_t stream);
+
+cudaError_t LogSoftmaxTile(const LogSoftmaxTileArgs& args, cudaStream_t stream);
+
+// The next token of each row from its logits [rows, V]: the rules of engine/sampler.h, with the
+// uniform number given.
+struct SampleArgs {
+  int64_t rows = 0, vocabulary = 0;
+  const float* logits = nullptr;  // [rows, V] dense
+  float scale = 1;                // multiplies the logits first
+  float temperature = 0;          // 0: greedy
+  int32_t top_k = 0;              // 0: all
+  float top_p = 1;
+  const double* uniform = nullptr;  // [rows] in [0, 1)
+  int32_t* tokens = nullptr;        // [rows]
+  float* log_probs = nullptr;  // [rows] of the token under the untempered distribution, or null
+  void* workspace = nullptr;   // SampleWorkspaceBytes(rows, vocabulary)
+};
+int64_t SampleWorkspaceBytes(int64_t rows, int64_t vocabulary);
+cudaError_t Sample(const SampleArgs& args, cudaStream_t stream);
+
+}  // namespace longdoc::kernels::cuda
