@@ -137,15 +137,14 @@ template <class S, bool kTanh>
 void GatedGeluRows(const GatedGeluArgs& args) {
   using Vec = typename S::Vec;
   for (int64_t r = 0; r < args.rows; ++r) {
-    const float* first = args.in + r * 2 * args.dim;
-    const float* second = first + args.dim;
-    const float* active = args.activate_second_half ? second : first;
-    const float* gate = args.activate_second_half ? first : second;
+    const int64_t first = r * 2 * args.dim, second = first + args.dim;
+    const int64_t active = args.activate_second_half ? second : first;
+    const int64_t gate = args.activate_second_half ? first : second;
     ForVectors<S>(args.dim, [&](int64_t i, int count) {
-      const Vec x = LoadSome<S>(active + i, count);
+      const Vec x = LoadSomeAs<S>(args.in_type, args.in, active + i, count);
       const Vec gelu = kTanh ? TanhGelu<S>(x) : Gelu<S>(x);
-      StoreSomeAs<S>(args.out_type, args.out, r * args.dim + i,
-                     S::Mul(gelu, LoadSome<S>(gate + i, count)), count);
+      const Vec y = S::Mul(gelu, LoadSomeAs<S>(args.in_type, args.in, gate + i, count));
+      StoreSomeAs<S>(args.out_type, args.out, r * args.dim + i, y, count);
     });
   }
 }

@@ -122,8 +122,8 @@ void AddLayerNorm(const AddLayerNormArgs& args) {
 void GatedGelu(const GatedGeluArgs& args) {
   for (int64_t r = 0; r < args.rows; ++r) {
     for (int64_t f = 0; f < args.dim; ++f) {
-      const double first = args.in[r * 2 * args.dim + f];
-      const double second = args.in[r * 2 * args.dim + args.dim + f];
+      const double first = LoadAs(args.in_type, args.in, r * 2 * args.dim + f);
+      const double second = LoadAs(args.in_type, args.in, r * 2 * args.dim + args.dim + f);
       const double x = args.activate_second_half ? second : first;
       const double gate = args.activate_second_half ? first : second;
       // (1 + tanh u) / 2 = 1 / (1 + e^-2u), which keeps its precision far left.

@@ -148,6 +148,25 @@ TEST_P(SmallOps, GatedGelu) {
       for (int64_t i = 0; i < rows * dim; ++i) {
         EXPECT_EQ(FromBf16(bf16[i]), RoundTo(DType::kBF16, out[i]));
       }
+      // bf16 in is the same as its values in fp32.
+      std::vector<uint16_t> narrow(in.size());
+      std::vector<float> wide(in.size()), from_narrow(rows * dim);
+      kernels().F32ToBf16(in.data(), static_cast<int64_t>(in.size()), narrow.data());
+      kernels().Bf16ToF32(narrow.data(), static_cast<int64_t>(in.size()), wide.data());
+      args.in = wide.data();
+      args.out_type = DType::kF32;
+      args.out = out.data();
+      kernels().GatedGelu(args);
+      args.in_type = DType::kBF16;
+      args.in = narrow.data();
+      args.out = from_narrow.data();
+      kernels().GatedGelu(args);
+      EXPECT_EQ(from_narrow, out);
+      args.out = expected.data();
+      reference::GatedGelu(args);
+      for (int64_t i = 0; i < rows * dim; ++i) {
+        EXPECT_NEAR(out[i], expected[i], 2 * kGelu * std::abs(expected[i]) + 1e-37);
+      }
     }
   }
 }
