@@ -5,7 +5,7 @@
 #include <limits>
 
 #include "kernels/cpu/layout.h"
-#include "kernels/cpu/skip.h"
+#include "kernels/ranges.h"
 
 namespace longdoc::kernels {
 namespace {
@@ -135,13 +135,8 @@ int64_t AttentionBoundsBytes(const AttentionProblem& p) {
 }
 
 int64_t SkipDistance(SkipMode mode, float slope, float b, float epsilon) {
-  constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
-  if (mode == SkipMode::kDense || !(slope > 0) || !std::isfinite(b) || b < 0) return kNever;
-  double spread = kExactSpread;
-  // Beyond the exact distance nothing is lost at all, so a tiny epsilon never asks for more.
-  if (mode == SkipMode::kTolerance) spread = std::min(spread, std::log(2.0 / epsilon));
-  const double distance = std::ceil((2.0 * b + spread) / slope);
-  return distance < 9e18 ? static_cast<int64_t>(distance) : kNever;
+  if (mode == SkipMode::kDense) return std::numeric_limits<int64_t>::max();
+  return DistanceOfSpread(SkipSpread(mode, epsilon), slope, b);
 }
 
 }  // namespace longdoc::kernels

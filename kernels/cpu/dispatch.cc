@@ -1,6 +1,3 @@
-#include <cmath>
-
-#include "kernels/cpu/skip.h"
 #include "kernels/cpu/tables.h"
 #include "kernels/cpu_kernels.h"
 
@@ -9,15 +6,6 @@
 #endif
 
 namespace longdoc::kernels {
-
-float RuleBConstant(float slope, float epsilon) {
-  const double geometric = -std::expm1(-static_cast<double>(slope));  // 1 − e^−slope
-  return static_cast<float>(std::log(2.0 / (geometric * epsilon)) + 0.02);
-}
-
-float RuleCConstant(float epsilon) {
-  return static_cast<float>(std::log(2.0 / static_cast<double>(epsilon)) + 0.02);
-}
 
 #if defined(LONGDOC_X86_KERNELS)
 

@@ -12,7 +12,7 @@
 #include "kernels/cpu/gathered.h"
 #include "kernels/cpu/layout.h"
 #include "kernels/cpu/range-inl.h"
-#include "kernels/cpu/skip.h"
+#include "kernels/ranges.h"
 
 namespace longdoc::kernels {
 namespace {  // NOLINT: internal linkage, see layout.h
@@ -35,28 +35,25 @@ struct GatheredBlock {
 inline TileRange MakeGatheredRange(const AttentionProblem& p, int64_t sequence, int32_t head,
                                    int32_t kv_head, int64_t first_row, int64_t row_end,
                                    GatheredBlock* block) {
-  TileRange range;
-  range.tokens = KeyCount(p, sequence);
-  range.tiles = range.right_end = range.dense_tiles = Blocks(range.tokens);
-  range.first_row = first_row;
-  range.rows = static_cast<int>(Min(kQueryBlock, row_end - first_row));
+  const int64_t keys = KeyCount(p, sequence), rows = Min(kQueryBlock, row_end - first_row);
+  block->keys = p.k_positions + KeyOffsets(p)[sequence];
+  block->rows = p.q_positions + p.cu_seqlens[sequence] + first_row;
+  TileRange range(GatheredRange(keys, first_row, rows, kKeyBlock, 0, 0));
   range.head_dim = p.head_dim;
   range.scale = p.scale;
   range.slope = p.slopes[head];
-  block->keys = p.k_positions + KeyOffsets(p)[sequence];
-  block->rows = p.q_positions + p.cu_seqlens[sequence] + first_row;
-  if (range.tokens == 0) return range;
+  if (keys == 0) return range;
   SetNorms(p, sequence, kv_head, &range);
   if (range.centre != nullptr && range.slope > 0) {
     block->left_sums = static_cast<const float*>(p.bounds) + PositionSumsOffset(p, sequence, head);
-    block->right_sums = block->left_sums + range.tokens;
+    block->right_sums = block->left_sums + keys;
   }
   block->exact = p.skip == SkipMode::kExact;
-  PlaceRows(block->keys, range.tokens, block->rows, range.rows, range.slope,
+  PlaceRows(block->keys, keys, block->rows, static_cast<int>(rows), range.slope,
             block->exact ? nullptr : block->left_sums, block->exact ? nullptr : block->right_sums,
             &block->places);
-  range.diagonal_begin = block->places.first_key / kKeyBlock;
-  range.diagonal_end = block->places.last_key / kKeyBlock + 1;
+  static_cast<KeyRange&>(range) = GatheredRange(keys, first_row, rows, kKeyBlock,
+                                                block->places.first_key, block->places.last_key);
   return range;
 }
 

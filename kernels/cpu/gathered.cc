@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/ranges.h"
+
 namespace longdoc::kernels {
 
 void PositionSums(const int32_t* positions, int64_t count, float slope, float* left, float* right) {
@@ -33,23 +35,11 @@ void PlaceRows(const int32_t* keys, int64_t num_keys, const int32_t* rows, int n
       step *= 2;
     }
     after = std::upper_bound(after, after + std::min<int64_t>(end - after, step + 1), row);
-    const bool has_left = after != keys, has_right = after != end;
-    const int64_t to_left = has_left ? int64_t{row} - after[-1] : int64_t{1} << 40;
-    const int64_t to_right = has_right ? int64_t{*after} - row : int64_t{1} << 40;
-    const int64_t nearest = std::min(to_left, to_right);
-    const int64_t nearest_key = after - keys - (to_left <= to_right ? 1 : 0);
-    places->nearest[r] = static_cast<int32_t>(nearest);
-    if (r == 0) places->first_key = nearest_key;
-    places->last_key = nearest_key;
-    places->log_mass[r] = 0;
-    if (left == nullptr) continue;
-    double mass = 0;
-    const auto add = [&](float sum, int64_t distance) {
-      mass += sum * std::exp(-static_cast<double>(slope) * static_cast<double>(distance - nearest));
-    };
-    if (has_left) add(left[after - keys - 1], to_left);
-    if (has_right) add(right[after - keys], to_right);
-    places->log_mass[r] = static_cast<float>(std::log(mass));
+    const RowPlace place = PlaceRow(keys, num_keys, row, after - keys, slope, left, right);
+    places->nearest[r] = place.nearest;
+    places->log_mass[r] = place.log_mass;
+    if (r == 0) places->first_key = place.nearest_key;
+    places->last_key = place.nearest_key;
   }
 }
 

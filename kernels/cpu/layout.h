@@ -18,12 +18,10 @@
 #include <cstdint>
 
 #include "kernels/attention.h"
+#include "kernels/ranges.h"
 
 namespace longdoc::kernels {
 namespace {  // NOLINT: internal linkage is the point, see above
-
-// Sequences this short are always dense and carry no norms: there is nothing to skip.
-constexpr int64_t kShortSequence = 256;
 
 // Floats at the start of the record of one (sequence, kv head) in `bounds`.
 enum BoundsField : int64_t {
