@@ -2,13 +2,14 @@
 
 add_library(longdoc_options INTERFACE)
 target_include_directories(longdoc_options INTERFACE ${CMAKE_SOURCE_DIR})
-target_compile_options(longdoc_options INTERFACE -Wall -Wextra)
+# C++ only: nvcc takes other flags, see longdoc_cuda_options.
+target_compile_options(longdoc_options INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra>)
 if(LONGDOC_WERROR)
-  target_compile_options(longdoc_options INTERFACE -Werror)
+  target_compile_options(longdoc_options INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Werror>)
 endif()
 if(LONGDOC_SANITIZE)
-  target_compile_options(longdoc_options INTERFACE
-    -fsanitize=${LONGDOC_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  target_compile_options(longdoc_options INTERFACE $<$<COMPILE_LANGUAGE:CXX>:
+    -fsanitize=${LONGDOC_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all>)
   target_link_options(longdoc_options INTERFACE -fsanitize=${LONGDOC_SANITIZE})
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
     # GCC 12 warns of overlapping copies inside std::string when it instruments them: false.
@@ -16,7 +17,8 @@ if(LONGDOC_SANITIZE)
   endif()
 endif()
 if(LONGDOC_FUZZ)
-  target_compile_options(longdoc_options INTERFACE -fsanitize=fuzzer-no-link)
+  target_compile_options(longdoc_options INTERFACE
+    $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=fuzzer-no-link>)
 endif()
 # Debian's packages are built with NOMINMAX semantics on Linux anyway; threads are always needed.
 target_link_libraries(longdoc_options INTERFACE Threads::Threads)

@@ -1,0 +1,10 @@
+# The CUDA kernels, compiled twice: by nvcc (longdoc_kernels_cuda) and as C++ against the emulator of
+# the tests (longdoc_kernels_cuda_emulated). Host code, .cc, belongs here as well.
+set(LONGDOC_CUDA_SOURCES
+  convert.cu
+)
+# What needs more of the toolkit than the emulator has (cuBLASLt); by nvcc's build only.
+set(LONGDOC_CUDA_LIBRARY_SOURCES
+)
+list(TRANSFORM LONGDOC_CUDA_SOURCES PREPEND ${CMAKE_CURRENT_LIST_DIR}/)
+list(TRANSFORM LONGDOC_CUDA_LIBRARY_SOURCES PREPEND ${CMAKE_CURRENT_LIST_DIR}/)
