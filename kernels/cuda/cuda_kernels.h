@@ -70,16 +70,8 @@ struct ConvertArgs {
 };
 cudaError_t Convert(const ConvertArgs& args, cudaStream_t stream);
 
-// out[s,:] = mean of rows [begin[s], end[s]) of x [T, C] (row stride C), for many spans at once;
-// fp32, good to 1e-6 relative at 10^6 rows. Empty spans give 0.
-struct PoolArgs {
-  int64_t spans = 0, dim = 0, tokens = 0;
-  const float* x = nullptr;
-  const int64_t* begin = nullptr;  // [S]
-  const int64_t* end = nullptr;    // [S]
-  float* out = nullptr;            // [S, C]
-  void* workspace = nullptr;       // PoolWorkspaceBytes()
-};
+// Many spans in one pass: see cpu_kernels.h.
+using kernels::PoolArgs;
 int64_t PoolWorkspaceBytes(const PoolArgs& args);
 cudaError_t MeanPool(const PoolArgs& args, cudaStream_t stream);
 
@@ -93,38 +85,75 @@ cudaError_t Route(const RouteArgs& args, cudaStream_t stream);
 cudaError_t ScatterAdd(const ScatterAddArgs& args, cudaStream_t stream);
 
 // ---- decoder, see kernels/decode.h --------------------------------------------------------------
+//
+// Nothing that changes from one decoding step to the next is read by the host: positions, key
+// counts, page tables and row ranges lie in device memory, so that a captured graph of a step can
+// be replayed while a sequence grows. What the host knows (partial.keys.keys, max_rows) are upper
+// bounds, which size grids and workspaces.
 
 // On the device a block of kKeyBlock tokens is [64, D] keys, then [64, D] values, row-major, of
 // kBF16 or kF16. `rows` may run over into the blocks that follow `block` contiguously.
 cudaError_t MqaStore(const MqaStoreArgs& args, cudaStream_t stream);
 
+// New keys and values into the pages of many sequences: all of a layer in one call.
+struct MqaAppendArgs {
+  int64_t rows = 0;
+  int32_t head_dim = 0;
+  DType storage = DType::kBF16;
+  const float* keys = nullptr;         // [rows, D], row stride `stride`
+  const float* values = nullptr;       // [rows, D], row stride `stride`
+  int64_t stride = 0;                  // elements
+  const int32_t* positions = nullptr;  // [rows] in its sequence; a negative row is not stored
+  const int32_t* sequences = nullptr;  // [rows], or null: row r is of sequence r
+  const void* const* pages = nullptr;  // [sequences, table_stride]
+  int64_t table_stride = 0;            // pages
+  int64_t page_blocks = 0;             // blocks in a page
+  int64_t page_offset = 0;             // bytes from a page's start to the layer's first block
+};
+cudaError_t MqaAppend(const MqaAppendArgs& args, cudaStream_t stream);
+
 // All rows against all keys, split over the device and merged: MqaPartial and MqaMerge in one. In
 // `partial`, pages is a device array of device pointers; out, max, sum, scratch and the block range
-// are not read.
+// are not read. partial.keys.keys is the number of keys, or the largest of any sequence; scale > 0;
+// D a multiple of 16 up to 128; q is rounded to the storage type; at most 2^31 - 1 rows and keys.
 struct MqaArgs {
   MqaPartialArgs partial;
+  // Not 0: row r is head r % heads of token r / heads. Then slopes is [heads], positions is
+  // [rows / heads], and the queries of a token are `q_stride` (even) floats apart.
+  int32_t heads = 0;
+  int64_t q_stride = 0;
+  // More than one: rows [cu_rows[s], cu_rows[s+1]) attend to the keys of sequence s, whose pages
+  // begin at partial.keys.pages[s * table_stride]. Keys in one piece are one large page.
+  int64_t sequences = 1;
+  int64_t max_rows = 0;                 // most rows of one sequence; not read for one sequence
+  const int64_t* cu_rows = nullptr;     // [sequences + 1] ascending from 0; null for one sequence
+  const int64_t* key_counts = nullptr;  // [sequences], each <= keys.keys; null: keys.keys each
+  int64_t table_stride = 0;             // pages
+  int64_t page_offset = 0;              // bytes from a page's start to the layer's first block
   DType out_type = DType::kF32;
   void* out = nullptr;        // [rows, D] normalised
-  void* workspace = nullptr;  // MqaWorkspaceBytes(rows, keys, head_dim)
+  void* workspace = nullptr;  // MqaWorkspaceBytes(), 16-byte aligned
 };
-int64_t MqaWorkspaceBytes(int64_t rows, int64_t keys, int32_t head_dim);
+int64_t MqaWorkspaceBytes(const MqaArgs& args);  // reads sizes only; of the current device
+int64_t MqaWorkspaceBytes(int64_t rows, int64_t keys, int32_t head_dim);  // of one sequence
 cudaError_t Mqa(const MqaArgs& args, cudaStream_t stream);
 
 cudaError_t LogSoftmaxTile(const LogSoftmaxTileArgs& args, cudaStream_t stream);
 
 // The next token of each row from its logits [rows, V]: the rules of engine/sampler.h, with the
-// uniform number given.
+// uniform number given. Where logits are not finite the token is -1. Weights are rounded to
+// multiples of about 2^-62 V of the largest, so that their sums do not depend on an order.
 struct SampleArgs {
   int64_t rows = 0, vocabulary = 0;
   const float* logits = nullptr;  // [rows, V] dense
-  float scale = 1;                // multiplies the logits first
+  float scale = 1;                // > 0, multiplies the logits first
   float temperature = 0;          // 0: greedy
   int32_t top_k = 0;              // 0: all
   float top_p = 1;
-  const double* uniform = nullptr;  // [rows] in [0, 1)
+  const double* uniform = nullptr;  // [rows] in [0, 1); not read when greedy
   int32_t* tokens = nullptr;        // [rows]
   float* log_probs = nullptr;  // [rows] of the token under the untempered distribution, or null
-  void* workspace = nullptr;   // SampleWorkspaceBytes(rows, vocabulary)
+  void* workspace = nullptr;   // SampleWorkspaceBytes(rows, vocabulary), 16-byte aligned
 };
 int64_t SampleWorkspaceBytes(int64_t rows, int64_t vocabulary);
 cudaError_t Sample(const SampleArgs& args, cudaStream_t stream);

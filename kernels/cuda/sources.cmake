@@ -2,6 +2,13 @@
 # the tests (longdoc_kernels_cuda_emulated). Host code, .cc, belongs here as well.
 set(LONGDOC_CUDA_SOURCES
   convert.cu
+  log_softmax.cu
+  mqa.cu
+  mqa_bf16.cu
+  mqa_fp16.cu
+  mqa_plan.cc
+  mqa_store.cu
+  sample.cu
 )
 # What needs more of the toolkit than the emulator has (cuBLASLt); by nvcc's build only.
 set(LONGDOC_CUDA_LIBRARY_SOURCES

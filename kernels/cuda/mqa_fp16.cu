@@ -1,0 +1,11 @@
+// Multi-query attention on fp16.
+#include "kernels/cuda/mqa_kernels.cuh"
+
+namespace longdoc::kernels::cuda {
+
+cudaError_t LaunchMqaFp16(const MqaPlan& plan, int64_t sequences, const MqaParams& params,
+                          cudaStream_t stream) {
+  return LaunchMqa<Fp16>(plan, sequences, params, stream);
+}
+
+}  // namespace longdoc::kernels::cuda
