@@ -2,6 +2,11 @@
 # the tests (longdoc_kernels_cuda_emulated). Host code, .cc, belongs here as well.
 set(LONGDOC_CUDA_SOURCES
   convert.cu
+  elementwise.cu
+  gemm.cc
+  norm.cu
+  pool.cu
+  route.cu
   log_softmax.cu
   mqa.cu
   mqa_bf16.cu
@@ -12,6 +17,7 @@ set(LONGDOC_CUDA_SOURCES
 )
 # What needs more of the toolkit than the emulator has (cuBLASLt); by nvcc's build only.
 set(LONGDOC_CUDA_LIBRARY_SOURCES
+  gemm_cublaslt.cc
 )
 list(TRANSFORM LONGDOC_CUDA_SOURCES PREPEND ${CMAKE_CURRENT_LIST_DIR}/)
 list(TRANSFORM LONGDOC_CUDA_LIBRARY_SOURCES PREPEND ${CMAKE_CURRENT_LIST_DIR}/)
