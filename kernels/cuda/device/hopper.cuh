@@ -128,8 +128,8 @@ __device__ __forceinline__ void PrefetchTensorMap(const CUtensorMap* map) {
 
 // Describes a tensor of T (Bf16 or Fp16) in device memory, 16-byte aligned, for 128-byte swizzled
 // loads. `dims` [rank] and `box` [rank] in elements, innermost first; `strides_bytes` [rank - 1] of
-// dimensions 1 and up, multiples of 16. The innermost box is at most 128 bytes, the others 256.
-// Needs no link against the driver library.
+// dimensions 1 and up, multiples of 16. The innermost box is 64 elements, 128 bytes (a narrower
+// tensor is filled up with zeros), the others up to 256. Needs no link against the driver library.
 template <typename T>
 cudaError_t MakeTensorMap(CUtensorMap* map, const void* base, int rank, const uint64_t* dims,
                           const uint64_t* strides_bytes, const uint32_t* box) {
@@ -147,7 +147,7 @@ cudaError_t MakeTensorMap(CUtensorMap* map, const void* base, int rank, const ui
   }();
   if (encode == nullptr) return cudaErrorNotSupported;
   const cuuint32_t element_strides[5] = {1, 1, 1, 1, 1};
-  if (rank < 1 || rank > 5) return cudaErrorInvalidValue;
+  if (rank < 1 || rank > 5 || box[0] != 64) return cudaErrorInvalidValue;
   const CUresult result = encode(
       map,
       std::is_same<T, Bf16>::value ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16

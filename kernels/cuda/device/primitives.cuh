@@ -8,6 +8,8 @@
 //   d[0], d[1] (g, 2t), (g, 2t + 1); d[2], d[3] the same of row g + 8          of D [16, 8]
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/cuda/device/platform.h"
 
 namespace longdoc::kernels::cuda {
@@ -63,7 +65,7 @@ __device__ void Mma16816(float (&d)[4], const uint32_t (&a)[4], const uint32_t (
 #if defined(LONGDOC_CUDA_EMULATION)
 template <typename T>
 __device__ inline void Mma16816(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-  emulation::Mma16816(d, a, b, [](uint16_t bits) { return ToFloat(T{bits}); });
+  emulation::Mma16816(d, a, b, std::is_same_v<T, Bf16>);
 }
 #else
 template <>

@@ -82,14 +82,12 @@ __device__ __forceinline__ uint64_t SharedDescriptor(const void* shared, uint32_
 
 template <typename T, int N, bool kTransB>
 __device__ inline void WgmmaSS(float (&d)[N / 2], uint64_t a, uint64_t b, bool accumulate) {
-  emulation::Wgmma(d, N, nullptr, a, b, kTransB, accumulate,
-                   [](uint16_t bits) { return ToFloat(T{bits}); });
+  emulation::Wgmma(d, N, nullptr, a, b, kTransB, accumulate, std::is_same_v<T, Bf16>);
 }
 template <typename T, int N, bool kTransB>
 __device__ inline void WgmmaRS(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b,
                                bool accumulate) {
-  emulation::Wgmma(d, N, a, 0, b, kTransB, accumulate,
-                   [](uint16_t bits) { return ToFloat(T{bits}); });
+  emulation::Wgmma(d, N, a, 0, b, kTransB, accumulate, std::is_same_v<T, Bf16>);
 }
 
 #else

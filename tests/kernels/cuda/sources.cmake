@@ -1,0 +1,14 @@
+# The parity tests: cuda_emulated_test and cuda_parity are made of the same files. One group, the
+# start of its tests' names, is one test of ctest.
+set(LONGDOC_PARITY_SOURCES
+  parity.cc
+  parity_primitives.cu
+  parity_wgmma.cu
+)
+# Tests of the emulator itself; not on a device.
+set(LONGDOC_EMULATOR_SOURCES
+  emulator_checks.cu
+)
+set(LONGDOC_PARITY_GROUPS primitives)
+list(TRANSFORM LONGDOC_PARITY_SOURCES PREPEND ${CMAKE_CURRENT_LIST_DIR}/)
+list(TRANSFORM LONGDOC_EMULATOR_SOURCES PREPEND ${CMAKE_CURRENT_LIST_DIR}/)
