@@ -1,67 +1,54 @@
-// The attention of every layer of a pass: its memory, its work cut into steps, what it did.
+// The attention of every layer of a pass: its memory, its work cut into steps, what it did. Made by
+// Backend::MakeAttention.
+//
+// A layer is: store the queries, keys and values of all tokens; the bound steps; the attend steps.
+// Steps of a kind are independent of each other.
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
-#include <memory>
-#include <mutex>
-#include <vector>
 
 #include "absl/status/status.h"
-#include "absl/status/statusor.h"
-#include "engine/backend.h"
 #include "engine/worker_scratch.h"
+#include "kernels/attention.h"
 
 namespace longdoc {
 
-// Memory and plan are made once and used by all layers in turn. Distinct steps of a kind may run at
+// Memory is allocated once and used by all layers in turn. Distinct steps of a kind may run at
 // once.
 class AttentionSteps {
  public:
-  // `problem` says everything but q, kv and bounds, which are allocated here. The arrays that it
-  // points to, and the backend, outlive this. INTERNAL when the problem is not sound.
-  static absl::StatusOr<std::unique_ptr<AttentionSteps>> Create(
-      Backend& backend, const kernels::AttentionProblem& problem);
-  // Bytes that Create allocates; only shapes, cu_seqlens and storage are read.
-  static int64_t Bytes(const kernels::AttentionProblem& problem);
+  virtual ~AttentionSteps() = default;
 
-  const kernels::AttentionProblem& problem() const { return problem_; }
+  // Projected rows of packed tokens [begin, begin + rows), fp32: queries [H·D]; keys and values
+  // [Hk·D keys | Hk·D values]. Strides in elements.
+  virtual void StoreQueries(int64_t begin, int64_t rows, const float* q, int64_t stride) = 0;
+  virtual void StoreKeysValues(int64_t begin, int64_t rows, const float* kv, int64_t stride) = 0;
 
   // Gathered tokens: cuts the work anew when positions have changed, before its attend steps.
-  void PlanUnits();
+  virtual void PlanUnits() = 0;
 
   // After the keys of all tokens have been stored; none when nothing can be skipped.
-  int64_t num_bound_steps() const { return static_cast<int64_t>(bound_steps_.size()); }
-  void Bound(int64_t step);
-  int64_t num_attend_steps() const { return static_cast<int64_t>(unit_groups_.size()) - 1; }
-  absl::Status Attend(int64_t step, WorkerScratch& scratch);
+  virtual int64_t num_bound_steps() const = 0;
+  virtual void Bound(int64_t step) = 0;
+  virtual int64_t num_attend_steps() const = 0;
+  virtual absl::Status Attend(int64_t step, WorkerScratch& scratch) = 0;
 
   // Outputs [begin, begin + rows) in the type that products read; in scratch.input when they must
   // be widened for that, which has room for them.
-  const void* Outputs(int64_t begin, int64_t rows, WorkerScratch& scratch) const;
+  virtual const void* Outputs(int64_t begin, int64_t rows, WorkerScratch& scratch) const = 0;
 
-  // Of all layers so far.
-  kernels::AttentionStats stats(size_t sequence) const;
-
- private:
-  struct BoundStep {  // all keys of sequences × kv heads
-    int64_t sequence_begin, sequence_end;
-    int32_t head_begin, head_end;
-  };
-
-  explicit AttentionSteps(Backend& backend) : backend_(backend) {}
-  void PlanBounds();
-
-  Backend& backend_;
-  kernels::AttentionProblem problem_;
-  Buffer q_, kv_, bounds_;
-  std::vector<BoundStep> bound_steps_;
-  std::vector<kernels::AttentionUnit> units_;
-  std::vector<int64_t> unit_groups_;  // step i runs units [groups[i], groups[i+1])
-  mutable std::mutex mutex_;
-  std::vector<kernels::AttentionStats> stats_;  // by sequence
+  // What all layers did, as of the last FetchStats; on host backends as of now.
+  virtual absl::Status FetchStats() = 0;
+  virtual kernels::AttentionStats stats(size_t sequence) const = 0;
 };
 
 // Adds counts, keeps the largest bound.
-void AddStats(const kernels::AttentionStats& from, kernels::AttentionStats* to);
+inline void AddStats(const kernels::AttentionStats& from, kernels::AttentionStats* to) {
+  to->tiles_computed += from.tiles_computed;
+  to->tiles_dense += from.tiles_dense;
+  to->max_bound = std::max(to->max_bound, from.max_bound);
+}
 
 }  // namespace longdoc

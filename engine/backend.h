@@ -1,10 +1,20 @@
 // The seam between what a model computes and the device that computes it.
 //
-// One backend per engine. The ops are those of kernels/ on this device's memory; each call does a
+// One backend per engine. The ops are those of kernels/, on this device's memory: every pointer in
+// an op's arguments is memory of the device, which a host pointer is only on host backends. What
+// comes from the host is placed or copied; what the host wants to read is copied back.
+//
+// Order. A device may run behind its caller: ops, copies and timers take effect in the order in
+// which they were called, and CopyToHost, ToHost and Synchronize wait for all of them. Each op is a
 // small step (a tile of tokens, a block of queries), so that the scheduler can put steps of many
-// documents in turn. Ops may be called from `num_workers` threads at once on disjoint outputs.
+// documents in turn; EndStep keeps the host from running far ahead. Up to `num_workers` threads may
+// call at once, on disjoint outputs.
+//
+// Errors. Ops return none. A device that fails stays failed: EndStep, CopyToHost, ToHost and
+// Synchronize tell, from then on always, and what ops left in memory is not to be used.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -20,26 +30,87 @@
 
 namespace longdoc {
 
+class AttentionSteps;
+
 struct BackendInfo {
-  std::string name;                  // "cpu", "reference"
-  std::string isa;                   // "avx512_bf16", …
+  std::string name;                  // "cpu", "reference", "cuda"
+  std::string isa;                   // "avx512_bf16", "sm_90", …
   DType gemm_type = DType::kF32;     // of the inputs of matrix products
   DType storage_type = DType::kF32;  // of q, k, v and the attention output
-  int num_workers = 1;
-  int64_t token_tile = 256;  // rows of a dense step
-  int64_t query_tile = 128;  // query rows of an attention step
+  int num_workers = 1;               // threads that call ops
+  int64_t token_tile = 256;          // rows of a dense step
+  int64_t query_tile = 128;          // query rows of an attention step, where it is cut by rows
+  int64_t span_tile = 16;            // spans of a pooling step
+};
+
+// Host data where ops can read it: as it is, or as a copy on the device. The host's stays its
+// owner's, for as long as this is used.
+struct Placed {
+  const void* data = nullptr;
+  Buffer copy;  // empty where ops read the host's
+
+  template <typename T>
+  const T* as() const {
+    return static_cast<const T*>(data);
+  }
+};
+
+// What routers did to one sequence, over all layers.
+struct RoutingTally {
+  double weight = 0;     // sum of the soft weights of what was chosen
+  int64_t repeated = 0;  // chosen that the call before had chosen as well
+};
+
+// Chooses tokens of one sequence, and keeps count.
+struct RouteTokensArgs {
+  kernels::RouteArgs route;  // scratch: RouteScratchBytes(n)
+  int32_t first_row = 0;     // of the sequence
+  int32_t* rows = nullptr;   // [k] indices + first_row
+  RoutingTally* tally = nullptr;
+  // [k] the indices of the call before, which are compared if `compare`, and replaced. Or null.
+  int32_t* previous = nullptr;
+  bool compare = false;
 };
 
 class Backend {
  public:
+  using NanosecondCount = std::shared_ptr<std::atomic<int64_t>>;
+
   virtual ~Backend() = default;
   virtual const BackendInfo& info() const = 0;
   // Called once by every worker thread before its first op.
   virtual void InitWorkerThread() = 0;
 
-  // Memory of the device.
+  // ---- memory ----------------------------------------------------------------------------------
+
+  // Of weights, documents and results; and of the workers' scratch, which is counted apart. Memory
+  // that is freed may still be read and written by ops called before.
   virtual MemoryPool& memory() = 0;
-  // Weights: the row-wise concatenation of `weights`, ready for PackedMatrix::Gemm.
+  virtual MemoryPool& scratch_memory() = 0;
+  // For data that does not change. RESOURCE_EXHAUSTED when the device has no room for it.
+  virtual absl::StatusOr<Placed> Place(const void* host, int64_t bytes) = 0;
+  // `host` may change once this has returned.
+  virtual void CopyToDevice(void* device, const void* host, int64_t bytes) = 0;
+  // Waits for all that was called before.
+  virtual absl::Status CopyToHost(void* host, const void* device, int64_t bytes) = 0;
+  // A result, as memory that the host can read; likewise.
+  virtual absl::StatusOr<Buffer> ToHost(Buffer device) = 0;
+
+  // ---- steps -----------------------------------------------------------------------------------
+
+  // What a worker calls after each of its steps. A device that runs behind waits here until no more
+  // than a step or two are left to do.
+  virtual absl::Status EndStep() = 0;
+  // Waits for all that was called before.
+  virtual absl::Status Synchronize() = 0;
+  // Adds to `spent` how long the device took for what this thread calls between the two; at the
+  // latest when the device is waited for.
+  virtual int64_t StartTimer() = 0;
+  virtual void StopTimer(int64_t started, const NanosecondCount& spent) = 0;
+
+  // ---- ops -------------------------------------------------------------------------------------
+
+  // Weights: the row-wise concatenation of `weights` (host memory), ready for PackedMatrix::Gemm.
   virtual absl::StatusOr<std::unique_ptr<PackedMatrix>> Pack(
       const std::vector<TensorView>& weights, const std::vector<TensorView>& biases) = 0;
 
@@ -48,25 +119,31 @@ class Backend {
   virtual void GatedGelu(const kernels::GatedGeluArgs& args) = 0;
   virtual void F32ToBf16(const float* in, int64_t n, uint16_t* out) = 0;
   virtual void Bf16ToF32(const uint16_t* in, int64_t n, float* out) = 0;
-  virtual void MeanPool(const float* x, int64_t dim, int64_t begin, int64_t end, float* out) = 0;
+  // Many spans at once; args.workspace: MeanPoolScratchBytes().
+  virtual int64_t MeanPoolScratchBytes(const kernels::PoolArgs& args) = 0;
+  virtual void MeanPool(const kernels::PoolArgs& args) = 0;
 
-  // Attention; see kernels/attention.h for the order of the calls.
-  virtual void StoreQueries(const kernels::AttentionProblem& p, int64_t token_begin, int64_t rows,
-                            const float* q, int64_t stride) = 0;
-  virtual void StoreKeysValues(const kernels::AttentionProblem& p, int64_t token_begin,
-                               int64_t rows, const float* kv, int64_t stride) = 0;
-  virtual void Bound(const kernels::AttentionProblem& p, int64_t sequence, int32_t kv_head) = 0;
-  virtual std::vector<kernels::AttentionUnit> PlanUnits(const kernels::AttentionProblem& p) = 0;
-  virtual int64_t AttendScratchBytes(const kernels::AttentionProblem& p) = 0;
-  virtual void Attend(const kernels::AttentionProblem& p, const kernels::AttentionUnit& unit,
-                      void* scratch, kernels::AttentionStats* stats) = 0;
+  // Attention (attention_steps.h). Of `problem` the positions are memory of the device, which ops
+  // write; its other arrays are the host's and outlive the steps, q, kv and bounds are not read.
+  // RESOURCE_EXHAUSTED when there is no memory, INTERNAL when the problem is not sound.
+  virtual absl::StatusOr<std::unique_ptr<AttentionSteps>> MakeAttention(
+      const kernels::AttentionProblem& problem) = 0;
+  // Bytes that MakeAttention allocates, and that a step needs of scratch.attention; only shapes,
+  // cu_seqlens and storage are read.
+  virtual int64_t AttentionBytes(const kernels::AttentionProblem& problem) const = 0;
+  virtual int64_t AttentionScratchBytes(const kernels::AttentionProblem& problem) const = 0;
 
   // Conditional computation; see kernels/routing.h.
   virtual void RmsNorm(const kernels::RmsNormArgs& args) = 0;
-  virtual void Route(const kernels::RouteArgs& args) = 0;
+  virtual int64_t RouteScratchBytes(int64_t n) const = 0;
+  virtual void Route(const RouteTokensArgs& args) = 0;
   virtual void ScatterAdd(const kernels::ScatterAddArgs& args) = 0;
+  // The same for those rows alone whose index is in [begin, end). Indices ascend.
+  virtual void ScatterAddWithin(const kernels::ScatterAddArgs& args, int64_t begin,
+                                int64_t end) = 0;
 
-  // Decoder; see kernels/decode.h.
+  // Decoder; see kernels/decode.h. Rows that are stored may run over into the blocks that follow
+  // `block` contiguously.
   virtual void MqaStore(const kernels::MqaStoreArgs& args) = 0;
   virtual int64_t MqaScratchBytes(int64_t rows, int32_t head_dim) = 0;
   virtual void MqaPartial(const kernels::MqaPartialArgs& args) = 0;

@@ -20,7 +20,7 @@ std::vector<int64_t> RoutedOffsets(const std::vector<int64_t>& cu_seqlens, doubl
 
 }  // namespace
 
-Colt5Layout::Colt5Layout(const Colt5Config& c, const BackendInfo& backend,
+Colt5Layout::Colt5Layout(const Colt5Config& c, const Backend& backend,
                          const AttentionPolicy& policy, std::vector<int64_t> offsets)
     : config(c), cu_seqlens(std::move(offsets)), backend_(backend) {
   const bool attends = c.query_rate > 0 && c.kv_rate > 0;
@@ -33,8 +33,8 @@ Colt5Layout::Colt5Layout(const Colt5Config& c, const BackendInfo& backend,
   light_policy.window_radius = c.light_radius;
   AttentionPolicy heavy_policy = policy;
   if (policy.mode == AttentionMode::kWindow) heavy_policy.mode = AttentionMode::kTolerance;
-  light = MakeAttentionProblem(c.light_slopes, c.head_dim, backend, light_policy);
-  heavy = MakeAttentionProblem(c.heavy_slopes, c.head_dim, backend, heavy_policy);
+  light = MakeAttentionProblem(c.light_slopes, c.head_dim, backend.info(), light_policy);
+  heavy = MakeAttentionProblem(c.heavy_slopes, c.head_dim, backend.info(), heavy_policy);
   light.num_sequences = heavy.num_sequences = sequences();
   light.cu_seqlens = cu_seqlens.data();
   heavy.cu_seqlens = cu_query.data();
@@ -67,13 +67,14 @@ int64_t Colt5Layout::RoutingBytes() const {
   if (!has_heavy_attention() && !has_heavy_ff()) return 0;
   const int64_t routed = cu_query.back() + cu_kv.back() + cu_ff.back();
   // The last layer's queries are kept too, for the overlap.
-  return 4 * (2 * tokens() + 3 * routed + cu_query.back());
+  return sequences() * RoutingStats::kNumRouters * static_cast<int64_t>(sizeof(RoutingTally)) +
+         4 * (2 * tokens() + 3 * routed + cu_query.back());
 }
 
 int64_t Colt5Layout::Bytes() const {
-  int64_t bytes = tokens() * config.hidden_size * 4 + AttentionSteps::Bytes(light) +
+  int64_t bytes = tokens() * config.hidden_size * 4 + backend_.AttentionBytes(light) +
                   RoutingBytes() + cu_ff.back() * config.hidden_size * 4;
-  if (has_heavy_attention()) bytes += AttentionSteps::Bytes(heavy);
+  if (has_heavy_attention()) bytes += backend_.AttentionBytes(heavy);
   return bytes;
 }
 
@@ -90,8 +91,8 @@ int64_t Colt5Layout::ScratchBytes() const {
   const int64_t wide = std::max({3 * light_width(), 2 * heavy_width(), 2 * inner,
                                  2 * config.decoder_layers * config.head_dim});
   const int64_t input = std::max({config.hidden_size, light_width(), heavy_width()});
-  const int64_t gemm = static_cast<int64_t>(kernels::SizeOf(backend_.gemm_type));
-  return backend_.token_tile * (4 * (wide + config.hidden_size) + gemm * (input + inner));
+  const int64_t gemm = static_cast<int64_t>(kernels::SizeOf(backend_.info().gemm_type));
+  return backend_.info().token_tile * (4 * (wide + config.hidden_size) + gemm * (input + inner));
 }
 
 double Colt5Layout::DenseFlops(size_t sequence, bool cross_kv) const {

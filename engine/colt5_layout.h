@@ -16,8 +16,8 @@ namespace longdoc {
 // Packed sequences, how many of their tokens each router takes, and the two attentions.
 class Colt5Layout {
  public:
-  // `cu_seqlens`: [B+1]. The configuration outlives the layout.
-  Colt5Layout(const Colt5Config& config, const BackendInfo& backend, const AttentionPolicy& policy,
+  // `cu_seqlens`: [B+1]. The configuration and the backend outlive the layout.
+  Colt5Layout(const Colt5Config& config, const Backend& backend, const AttentionPolicy& policy,
               std::vector<int64_t> cu_seqlens);
   Colt5Layout(const Colt5Layout&) = delete;
   Colt5Layout& operator=(const Colt5Layout&) = delete;
@@ -33,7 +33,8 @@ class Colt5Layout {
 
   // What a pass allocates, results apart.
   int64_t Bytes() const;
-  int64_t RoutingBytes() const;  // scores [2, T]; positions, rows and weights of each router
+  // Tallies [B, routers]; scores [2, T]; positions, rows and weights of each router.
+  int64_t RoutingBytes() const;
   int64_t TokenVectorBytes() const;
   int64_t CrossKvBytes(size_t sequence, DType storage) const;
   int64_t ScratchBytes() const;  // of one worker
@@ -54,7 +55,7 @@ class Colt5Layout {
  private:
   void ExpectAttention(const AttentionPolicy& light_policy, const AttentionPolicy& heavy_policy);
 
-  const BackendInfo& backend_;
+  const Backend& backend_;
   double attention_flops_ = 0, all_attention_flops_ = 0;
 };
 

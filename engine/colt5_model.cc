@@ -20,11 +20,11 @@ absl::StatusOr<PackedFeedForward> PackFeedForward(const Colt5FeedForwardWeights&
 
 absl::StatusOr<PackedColt5Layer> PackLayer(const Colt5EncoderLayerWeights& w, Backend& backend) {
   PackedColt5Layer layer;
-  layer.attention_norm = ToFloats(w.attention_norm);
-  layer.query_router = ToFloats(w.query_router);
-  layer.kv_router = ToFloats(w.kv_router);
-  layer.ff_norm = ToFloats(w.ff_norm);
-  layer.ff_router = ToFloats(w.ff_router);
+  ASSIGN_OR_RETURN(layer.attention_norm, PlacedFloats::Make(w.attention_norm, backend));
+  ASSIGN_OR_RETURN(layer.query_router, PlacedFloats::Make(w.query_router, backend));
+  ASSIGN_OR_RETURN(layer.kv_router, PlacedFloats::Make(w.kv_router, backend));
+  ASSIGN_OR_RETURN(layer.ff_norm, PlacedFloats::Make(w.ff_norm, backend));
+  ASSIGN_OR_RETURN(layer.ff_router, PlacedFloats::Make(w.ff_router, backend));
   const Colt5AttentionWeights &light = w.light_attention, &heavy = w.heavy_attention;
   ASSIGN_OR_RETURN(layer.light_qkv, backend.Pack({light.query, light.key, light.value}, {}));
   ASSIGN_OR_RETURN(layer.light_output, backend.Pack({light.output}, {}));
@@ -81,9 +81,9 @@ absl::StatusOr<std::shared_ptr<const Colt5Model>> Colt5Model::Load(const std::st
 
 absl::Status Colt5Model::Pack(Backend& backend) {
   Colt5Weights& weights = checkpoint_.weights;
-  embeddings_ = AlignedTable(weights.embeddings);
+  ASSIGN_OR_RETURN(embeddings_, AlignedTable::Make(weights.embeddings, backend));
   weights.embeddings = embeddings_.view();
-  final_norm_ = ToFloats(weights.encoder_final_norm);
+  ASSIGN_OR_RETURN(final_norm_, PlacedFloats::Make(weights.encoder_final_norm, backend));
   const size_t count = weights.encoder_layers.size();
   layers_.resize(count);
   // The decoder packs as one more piece, beside the layers.
@@ -99,19 +99,19 @@ absl::Status Colt5Model::Pack(Backend& backend) {
     ASSIGN_OR_RETURN(decoder_, DecoderWeights::Pack(weights, config(), backend));
     return absl::OkStatus();
   }));
-  weight_bytes_ = embeddings().bytes();
+  weight_bytes_ = embeddings().view().bytes();
   for (const PackedColt5Layer& layer : layers_) weight_bytes_ += PackedBytes(layer);
   if (output_ != nullptr) weight_bytes_ += output_->bytes();
   if (decoder_ != nullptr) weight_bytes_ += decoder_->bytes();
   return absl::OkStatus();
 }
 
-EncodePlan Colt5Model::PlanEncode(const BackendInfo& backend, const EncodeShape& shape) const {
+EncodePlan Colt5Model::PlanEncode(const Backend& backend, const EncodeShape& shape) const {
   const Colt5Layout layout(config(), backend, shape.attention, {0, shape.tokens});
   EncodePlan plan;
   plan.tokens = shape.tokens;
   plan.activation_bytes = layout.Bytes();
-  plan.output_bytes = shape.num_vectors * info_.dimensions * 4;
+  plan.output_bytes = 2 * shape.num_vectors * info_.dimensions * 4;  // pooled, then handed out
   // Without a projection token vectors are the residual stream itself: no space of their own.
   if (shape.token_vectors) plan.output_bytes += layout.TokenVectorBytes();
   if (shape.cross_kv) plan.output_bytes += layout.CrossKvBytes(0, shape.cross_kv_type);

@@ -26,7 +26,7 @@ struct PackedFeedForward {
 
 // HL and HH: light and heavy heads of D.
 struct PackedColt5Layer {
-  std::vector<float> attention_norm, query_router, kv_router, ff_norm, ff_router;  // [C]
+  PlacedFloats attention_norm, query_router, kv_router, ff_norm, ff_router;  // [C]
   std::unique_ptr<PackedMatrix> light_qkv;     // [3·HL·D, C], rows: queries, keys, values
   std::unique_ptr<PackedMatrix> light_output;  // [C, HL·D]
   std::unique_ptr<PackedMatrix> heavy_query;   // [HH·D, C]
@@ -50,17 +50,17 @@ class Colt5Model final : public EncodingModel {
   ComputeType compute_type() const override { return compute_type_; }
   int64_t weight_bytes() const override { return weight_bytes_; }
 
-  EncodePlan PlanEncode(const BackendInfo& backend, const EncodeShape& shape) const override;
+  EncodePlan PlanEncode(const Backend& backend, const EncodeShape& shape) const override;
   absl::StatusOr<std::unique_ptr<EncodePass>> MakePass(
       Backend& backend, const AttentionPolicy& policy,
       const std::vector<PassSequence>& sequences) const override;
   const DecoderWeights* decoder() const override { return decoder_.get(); }
 
   const Colt5Config& config() const { return checkpoint_.config; }
-  const TensorView& embeddings() const { return embeddings_.view(); }  // [V, C]
+  const AlignedTable& embeddings() const { return embeddings_; }  // [V, C]
   const std::vector<PackedColt5Layer>& layers() const { return layers_; }
-  const std::vector<float>& final_norm() const { return final_norm_; }  // [C]
-  const PackedMatrix* output() const { return output_.get(); }          // null without output_size
+  const PlacedFloats& final_norm() const { return final_norm_; }  // [C]
+  const PackedMatrix* output() const { return output_.get(); }    // null without output_size
 
  private:
   Colt5Model() = default;
@@ -74,7 +74,7 @@ class Colt5Model final : public EncodingModel {
   int64_t weight_bytes_ = 0;
   AlignedTable embeddings_;
   std::vector<PackedColt5Layer> layers_;
-  std::vector<float> final_norm_;
+  PlacedFloats final_norm_;
   std::unique_ptr<PackedMatrix> output_;
   std::unique_ptr<DecoderWeights> decoder_;
 };

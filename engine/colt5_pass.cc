@@ -28,13 +28,11 @@ Colt5Pass::Colt5Pass(Backend& backend, const Colt5Model& model, const AttentionP
                      const std::vector<PassSequence>& sequences)
     : policy_(policy),
       packing_(sequences),
-      layout_(model.config(), backend.info(), policy, packing_.cu_seqlens),
+      layout_(model.config(), backend, policy, packing_.cu_seqlens),
       pooling_(backend, packing_, model.config().hidden_size, model.output()) {
   state_.backend = &backend;
   state_.model = &model;
   state_.layout = &layout_;
-  state_.ids = packing_.ids.data();
-  state_.stats.resize(sequences.size());
   state_.cross_kv.resize(sequences.size());
 }
 
@@ -64,17 +62,19 @@ absl::Status Colt5Pass::Allocate() {
   MemoryPool& memory = backend.memory();
   const int64_t row_bytes = layout_.config.hidden_size * 4;
   tile_rows_ = TileRows(backend.info(), packing_.tokens());
+  ASSIGN_OR_RETURN(ids_, backend.Place(packing_.ids.data(), packing_.tokens() * 4));
+  state_.ids = ids_.as<int32_t>();
   ASSIGN_OR_RETURN(x_, memory.Allocate(packing_.tokens() * row_bytes, /*zeroed=*/false));
   state_.x = x_.as<float>();
   ASSIGN_OR_RETURN(ff_rows_, memory.Allocate(layout_.cu_ff.back() * row_bytes, /*zeroed=*/false));
   state_.ff_rows = ff_rows_.as<float>();
   RETURN_IF_ERROR(AllocateRouting());
-  ASSIGN_OR_RETURN(state_.light, AttentionSteps::Create(backend, layout_.light));
+  ASSIGN_OR_RETURN(state_.light, backend.MakeAttention(layout_.light));
   if (layout_.has_heavy_attention()) {
     kernels::AttentionProblem heavy = layout_.heavy;
     heavy.q_positions = state_.routed[RoutingStats::kQuery].positions;
     heavy.k_positions = state_.routed[RoutingStats::kKeyValue].positions;
-    ASSIGN_OR_RETURN(state_.heavy, AttentionSteps::Create(backend, heavy));
+    ASSIGN_OR_RETURN(state_.heavy, backend.MakeAttention(heavy));
   }
   bytes_ = layout_.Bytes();
   return absl::OkStatus();
@@ -83,7 +83,9 @@ absl::Status Colt5Pass::Allocate() {
 absl::Status Colt5Pass::AllocateRouting() {
   const int64_t bytes = layout_.RoutingBytes();
   ASSIGN_OR_RETURN(routing_, state_.backend->memory().Allocate(bytes, /*zeroed=*/true));
-  char* next = routing_.as<char>();
+  const int64_t tallies = layout_.sequences() * RoutingStats::kNumRouters;
+  state_.tallies = routing_.as<RoutingTally>();
+  char* next = routing_.as<char>() + tallies * static_cast<int64_t>(sizeof(RoutingTally));
   auto take = [&next](int64_t count) { return std::exchange(next, next + 4 * count); };
   const std::vector<int64_t>* offsets[] = {&layout_.cu_query, &layout_.cu_kv, &layout_.cu_ff};
   for (int r = 0; r < RoutingStats::kNumRouters; ++r) state_.routed[r].offsets = offsets[r];
@@ -96,10 +98,12 @@ absl::Status Colt5Pass::AllocateRouting() {
     routed.rows = reinterpret_cast<int32_t*>(take(routed.size()));
     routed.weights = reinterpret_cast<float*>(take(routed.size()));
     // Any sound positions, until there are some.
+    std::vector<int32_t> positions(static_cast<size_t>(routed.size()));
     for (size_t s = 0; s < packing_.sequences.size(); ++s) {
-      std::iota(routed.positions + (*routed.offsets)[s],
-                routed.positions + (*routed.offsets)[s + 1], 0);
+      std::iota(positions.begin() + (*routed.offsets)[s],
+                positions.begin() + (*routed.offsets)[s + 1], 0);
     }
+    state_.backend->CopyToDevice(routed.positions, positions.data(), 4 * routed.size());
   }
   state_.previous_queries = reinterpret_cast<int32_t*>(take(layout_.cu_query.back()));
   return absl::OkStatus();
@@ -107,6 +111,8 @@ absl::Status Colt5Pass::AllocateRouting() {
 
 absl::Status Colt5Pass::AllocateResults() {
   MemoryPool& memory = state_.backend->memory();
+  RETURN_IF_ERROR(pooling_.Allocate());
+  bytes_ += pooling_.bytes();
   const Colt5Config& config = layout_.config;
   if (config.output_size > 0 && packing_.sequences[0].token_vectors) {
     ASSIGN_OR_RETURN(token_vectors_, memory.Allocate(layout_.TokenVectorBytes(), /*zeroed=*/false));
@@ -179,6 +185,8 @@ int64_t Colt5Pass::StepsOf(Phase phase) const {
       return static_cast<int64_t>(final_tiles_.size());
     case Phase::kPool:
       return pooling_.num_steps();
+    case Phase::kFetch:
+      return 1;
     case Phase::kDone:
       return 0;
   }
@@ -246,7 +254,7 @@ double Colt5Pass::Progress(int64_t steps_done) const {
 
 absl::Status Colt5Pass::RunStep(int64_t step, WorkerScratch& scratch) {
   const bool attention = phase_ == Phase::kBound || phase_ == Phase::kAttend;
-  const StepTimer timer(attention ? times_.attention : times_.dense);
+  const StepTimer timer(*state_.backend, attention ? times_.attention : times_.dense);
   const TokenTile tile = CutTile(step, tile_rows_, packing_.tokens());
   switch (phase_) {
     case Phase::kEnter:
@@ -272,6 +280,8 @@ absl::Status Colt5Pass::RunStep(int64_t step, WorkerScratch& scratch) {
       return FinalStep(state_, final_tiles_[step].sequence, final_tiles_[step].tile, scratch);
     case Phase::kPool:
       return pooling_.Run(step, state_.x, scratch);
+    case Phase::kFetch:
+      return Fetch();
     case Phase::kDone:
       LD_CHECK(false);
   }
@@ -304,6 +314,41 @@ absl::Status Colt5Pass::RunAttend(int64_t step, WorkerScratch& scratch) {
                             : state_.light->Attend(step - heavy_steps, scratch);
 }
 
+// What callers read, to where they can read it.
+absl::Status Colt5Pass::Fetch() {
+  Backend& backend = *state_.backend;
+  if (packing_.sequences[0].token_vectors) {
+    Buffer& vectors = state_.token_vectors != nullptr ? token_vectors_ : x_;
+    ASSIGN_OR_RETURN(vectors, backend.ToHost(std::move(vectors)));
+  }
+  RETURN_IF_ERROR(state_.light->FetchStats());
+  if (state_.heavy != nullptr) RETURN_IF_ERROR(state_.heavy->FetchStats());
+  if (routing_.bytes() > 0) {
+    tallies_.resize(packing_.sequences.size() * RoutingStats::kNumRouters);
+    RETURN_IF_ERROR(
+        backend.CopyToHost(tallies_.data(), state_.tallies,
+                           static_cast<int64_t>(tallies_.size() * sizeof(RoutingTally))));
+  }
+  return pooling_.Fetch();
+}
+
+// Of a pass that has fetched its tallies: all layers have routed as many tokens.
+RoutingStats Colt5Pass::MakeRoutingStats(size_t sequence) const {
+  RoutingStats stats;
+  if (tallies_.empty()) return stats;
+  const int64_t layers = layout_.config.num_layers;
+  const RoutingTally* tallies = tallies_.data() + sequence * RoutingStats::kNumRouters;
+  for (int r = 0; r < RoutingStats::kNumRouters; ++r) {
+    const std::vector<int64_t>& offsets = *state_.routed[r].offsets;
+    const int64_t tokens = offsets[sequence + 1] - offsets[sequence];
+    stats.tokens[r] = layers * tokens;
+    stats.weight[r] = tallies[r].weight;
+    if (r == RoutingStats::kQuery) stats.follow_ups = (layers - 1) * tokens;
+  }
+  stats.repeated = tallies[RoutingStats::kQuery].repeated;
+  return stats;
+}
+
 EncodeStats Colt5Pass::stats() const { return MakeStats(0, packing_.sequences.size()); }
 
 EncodeStats Colt5Pass::MakeStats(size_t begin, size_t end) const {
@@ -314,11 +359,11 @@ EncodeStats Colt5Pass::MakeStats(size_t begin, size_t end) const {
     if (state_.heavy != nullptr) AddStats(state_.heavy->stats(s), &attention);
     stats.tokens += packing_.tokens(s);
     stats.dense_flops += layout_.DenseFlops(s, packing_.sequences[s].cross_kv);
-    stats.routing += state_.stats[s];
+    stats.routing += MakeRoutingStats(s);
   }
   const double share = static_cast<double>(stats.tokens) / static_cast<double>(packing_.tokens());
-  stats.attention_seconds = 1e-9 * static_cast<double>(times_.attention) * share;
-  stats.dense_seconds = 1e-9 * static_cast<double>(times_.dense) * share;
+  stats.attention_seconds = 1e-9 * static_cast<double>(*times_.attention) * share;
+  stats.dense_seconds = 1e-9 * static_cast<double>(*times_.dense) * share;
   stats.tiles_computed = attention.tiles_computed;
   stats.tiles_dense = attention.tiles_dense;
   stats.attention_flops =

@@ -34,6 +34,7 @@ class Colt5Pass final : public EncodePass {
     kHeavyFeedForward,
     kFinal,
     kPool,
+    kFetch,
     kDone,
   };
 
@@ -54,7 +55,8 @@ class Colt5Pass final : public EncodePass {
   Buffer TakeTokenVectors() override;
   int64_t first_token(size_t sequence) const override { return packing_.cu_seqlens[sequence]; }
 
-  // Where it is. What a router chose is there from the end of its route phase to the next layer's.
+  // Where it is. What a router chose is there (in memory of the device) from the end of its route
+  // phase to the next layer's.
   Phase phase() const { return phase_; }
   size_t layer() const { return layer_; }
   const RoutedTokens& routed(RoutingStats::Router router) const { return state_.routed[router]; }
@@ -70,6 +72,8 @@ class Colt5Pass final : public EncodePass {
   absl::Status Allocate();
   absl::Status AllocateRouting();
   absl::Status AllocateResults();
+  absl::Status Fetch();
+  RoutingStats MakeRoutingStats(size_t sequence) const;
   void PlanFinalTiles();
   void EnterPhase(Phase phase);
   int64_t StepsOf(Phase phase) const;
@@ -87,8 +91,10 @@ class Colt5Pass final : public EncodePass {
   const Colt5Layout layout_;
   SpanPooling pooling_;
   Colt5State state_;
+  Placed ids_;
   Buffer x_, routing_, ff_rows_, token_vectors_;
-  int64_t bytes_ = 0;  // as allocated, results included
+  std::vector<RoutingTally> tallies_;  // [B, routers], once fetched
+  int64_t bytes_ = 0;                  // as allocated, results included
   int64_t tile_rows_ = 0;
   std::vector<FinalTile> final_tiles_;
 

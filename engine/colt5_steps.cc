@@ -1,8 +1,6 @@
 #include "engine/colt5_steps.h"
 
 #include <algorithm>
-#include <cstring>
-#include <numeric>
 
 #include "engine/base/status_macros.h"
 
@@ -25,7 +23,7 @@ absl::Status EnsureScratch(const Colt5State& s, int64_t rows, int64_t wide,
 }
 
 // A norm of rows of x into scratch.input; the caller sets what else it wants.
-kernels::RmsNormArgs NormArgs(const Colt5State& s, const std::vector<float>& gamma, int64_t rows,
+kernels::RmsNormArgs NormArgs(const Colt5State& s, const PlacedFloats& gamma, int64_t rows,
                               WorkerScratch& scratch) {
   kernels::RmsNormArgs args;
   args.rows = rows;
@@ -38,15 +36,15 @@ kernels::RmsNormArgs NormArgs(const Colt5State& s, const std::vector<float>& gam
   return args;
 }
 
-kernels::RmsNormArgs TileNormArgs(const Colt5State& s, const std::vector<float>& gamma,
-                                  TokenTile tile, WorkerScratch& scratch) {
+kernels::RmsNormArgs TileNormArgs(const Colt5State& s, const PlacedFloats& gamma, TokenTile tile,
+                                  WorkerScratch& scratch) {
   kernels::RmsNormArgs args = NormArgs(s, gamma, tile.rows, scratch);
   args.x = s.x + tile.begin * Dim(s);
   return args;
 }
 
-kernels::RmsNormArgs RoutedNormArgs(const Colt5State& s, const std::vector<float>& gamma,
-                                    Router router, TokenTile tile, WorkerScratch& scratch) {
+kernels::RmsNormArgs RoutedNormArgs(const Colt5State& s, const PlacedFloats& gamma, Router router,
+                                    TokenTile tile, WorkerScratch& scratch) {
   kernels::RmsNormArgs args = NormArgs(s, gamma, tile.rows, scratch);
   args.indices = s.routed[router].rows + tile.begin;
   return args;
@@ -62,17 +60,17 @@ void AddToTile(const Colt5State& s, TokenTile tile, const float* in) {
   s.backend->ScatterAdd(args);
 }
 
-// x of routed tokens [begin, end) += weight · in; row 0 of `in` is that of token `begin`.
-void AddToRouted(const Colt5State& s, const RoutedTokens& routed, int64_t begin, int64_t end,
-                 const float* in) {
+// Adding weight · in to x of routed tokens; row 0 of `in` is that of token `begin` of them.
+kernels::ScatterAddArgs RoutedAddArgs(const Colt5State& s, const RoutedTokens& routed,
+                                      int64_t begin, int64_t rows, const float* in) {
   kernels::ScatterAddArgs args;
-  args.rows = end - begin;
+  args.rows = rows;
   args.dim = Dim(s);
   args.indices = routed.rows + begin;
   args.row_scale = routed.weights + begin;
   args.in = in;
   args.out = s.x;
-  s.backend->ScatterAdd(args);
+  return args;
 }
 
 // Both feed-forwards of a layer, into x of a tile.
@@ -84,10 +82,9 @@ absl::Status AddFeedForwards(Colt5State& s, size_t layer, TokenTile tile, Worker
                                  light, scratch));
   AddToTile(s, tile, light);
   const RoutedTokens& routed = s.routed[RoutingStats::kFeedForward];
-  const int32_t *rows = routed.rows, *rows_end = rows + routed.size();
-  const int64_t begin = std::lower_bound(rows, rows_end, tile.begin) - rows;
-  const int64_t end = std::lower_bound(rows, rows_end, tile.begin + tile.rows) - rows;
-  if (begin < end) AddToRouted(s, routed, begin, end, s.ff_rows + begin * Dim(s));
+  if (routed.size() == 0) return absl::OkStatus();
+  s.backend->ScatterAddWithin(RoutedAddArgs(s, routed, 0, routed.size(), s.ff_rows), tile.begin,
+                              tile.begin + tile.rows);
   return absl::OkStatus();
 }
 
@@ -96,25 +93,13 @@ void EmbedTile(const Colt5State& s, TokenTile tile) {
   args.rows = tile.rows;
   args.dim = Dim(s);
   args.ids = s.ids + tile.begin;
-  args.table_type = s.model->embeddings().dtype;
-  args.word = s.model->embeddings().data;
+  args.table_type = s.model->embeddings().view().dtype;
+  args.word = s.model->embeddings().placed();
   args.out = s.x + tile.begin * Dim(s);
   s.backend->Embed(args);
 }
 
-// Counts what the layer before routed as well. Both lists ascend.
-int64_t CountCommon(const int32_t* a, const int32_t* b, int64_t size) {
-  int64_t common = 0;
-  for (int64_t i = 0, j = 0; i < size && j < size;) {
-    common += a[i] == b[j];
-    const bool advance_a = a[i] <= b[j], advance_b = b[j] <= a[i];
-    i += advance_a;
-    j += advance_b;
-  }
-  return common;
-}
-
-// The decoder's keys and values of a tile of one sequence, block by block.
+// The decoder's keys and values of a tile of one sequence.
 absl::Status StoreCrossKv(const Colt5State& s, size_t sequence, TokenTile tile, const void* in,
                           WorkerScratch& scratch) {
   const CrossKv& cross = *s.cross_kv[sequence];
@@ -127,16 +112,13 @@ absl::Status StoreCrossKv(const Colt5State& s, size_t sequence, TokenTile tile, 
   args.head_dim = cross.head_dim;
   args.storage = cross.storage;
   args.stride = weights.n();
+  args.rows = tile.rows;
   for (size_t layer = 0; layer < cross.layers.size(); ++layer) {
-    for (int64_t r = 0; r < tile.rows; r += kernels::kKeyBlock) {
-      args.rows = std::min(kernels::kKeyBlock, tile.rows - r);
-      args.keys = rows + r * args.stride + static_cast<int64_t>(layer) * 2 * cross.head_dim;
-      args.values = args.keys + cross.head_dim;
-      args.block =
-          cross.layers[layer].as<char>() +
-          (first + r) / kernels::kKeyBlock * kernels::MqaBlockBytes(cross.head_dim, cross.storage);
-      s.backend->MqaStore(args);
-    }
+    args.keys = rows + static_cast<int64_t>(layer) * 2 * cross.head_dim;
+    args.values = args.keys + cross.head_dim;
+    args.block = cross.layers[layer].as<char>() +
+                 first / kernels::kKeyBlock * kernels::MqaBlockBytes(cross.head_dim, cross.storage);
+    s.backend->MqaStore(args);
   }
   return absl::OkStatus();
 }
@@ -163,8 +145,8 @@ absl::Status EnterLayerStep(Colt5State& s, size_t layer, TokenTile tile, WorkerS
   s.backend->RmsNorm(norm);
   float* qkv = scratch.wide.as<float>();
   RETURN_IF_ERROR(w.light_qkv->Gemm(tile.rows, scratch.input.data(), qkv));
-  s.backend->StoreQueries(s.light->problem(), tile.begin, tile.rows, qkv, 3 * width);
-  s.backend->StoreKeysValues(s.light->problem(), tile.begin, tile.rows, qkv + width, 3 * width);
+  s.light->StoreQueries(tile.begin, tile.rows, qkv, 3 * width);
+  s.light->StoreKeysValues(tile.begin, tile.rows, qkv + width, 3 * width);
   return absl::OkStatus();
 }
 
@@ -172,28 +154,22 @@ absl::Status RouteStep(Colt5State& s, size_t layer, Router router, size_t sequen
                        WorkerScratch& scratch) {
   const RoutedTokens& routed = s.routed[router];
   const int64_t token = s.layout->cu_seqlens[sequence], begin = (*routed.offsets)[sequence];
-  kernels::RouteArgs args;
-  args.n = s.layout->cu_seqlens[sequence + 1] - token;
-  args.k = (*routed.offsets)[sequence + 1] - begin;
-  RETURN_IF_ERROR(scratch.Ensure(scratch.attention, kernels::RouteScratchBytes(args.n)));
-  args.scores = s.scores[router == RoutingStats::kKeyValue ? 1 : 0] + token;
-  args.indices = routed.positions + begin;
-  args.weights = routed.weights + begin;
-  args.scratch = scratch.attention.data();
-  int32_t* previous = s.previous_queries + begin;
-  const bool counts_overlap = router == RoutingStats::kQuery && layer > 0;
-  if (counts_overlap) std::memcpy(previous, args.indices, args.k * sizeof(int32_t));
-  s.backend->Route(args);
-
-  for (int64_t i = 0; i < args.k; ++i) {
-    routed.rows[begin + i] = args.indices[i] + static_cast<int32_t>(token);
+  RouteTokensArgs args;
+  args.first_row = static_cast<int32_t>(token);
+  args.route.n = s.layout->cu_seqlens[sequence + 1] - token;
+  args.route.k = (*routed.offsets)[sequence + 1] - begin;
+  RETURN_IF_ERROR(scratch.Ensure(scratch.attention, s.backend->RouteScratchBytes(args.route.n)));
+  args.route.scores = s.scores[router == RoutingStats::kKeyValue ? 1 : 0] + token;
+  args.route.indices = routed.positions + begin;
+  args.route.weights = routed.weights + begin;
+  args.route.scratch = scratch.attention.data();
+  args.rows = routed.rows + begin;
+  args.tally = s.tallies + static_cast<int64_t>(sequence) * RoutingStats::kNumRouters + router;
+  if (router == RoutingStats::kQuery) {
+    args.previous = s.previous_queries + begin;
+    args.compare = layer > 0;
   }
-  RoutingStats& stats = s.stats[sequence];
-  stats.tokens[router] += args.k;
-  stats.weight[router] += std::accumulate(args.weights, args.weights + args.k, 0.0);
-  if (!counts_overlap) return absl::OkStatus();
-  stats.follow_ups += args.k;
-  stats.repeated += CountCommon(args.indices, previous, args.k);
+  s.backend->Route(args);
   return absl::OkStatus();
 }
 
@@ -203,8 +179,7 @@ absl::Status HeavyQueryStep(Colt5State& s, size_t layer, TokenTile tile, WorkerS
   RETURN_IF_ERROR(EnsureScratch(s, tile.rows, width, scratch));
   s.backend->RmsNorm(RoutedNormArgs(s, w.attention_norm, RoutingStats::kQuery, tile, scratch));
   RETURN_IF_ERROR(w.heavy_query->Gemm(tile.rows, scratch.input.data(), scratch.wide.as<float>()));
-  s.backend->StoreQueries(s.heavy->problem(), tile.begin, tile.rows, scratch.wide.as<float>(),
-                          width);
+  s.heavy->StoreQueries(tile.begin, tile.rows, scratch.wide.as<float>(), width);
   return absl::OkStatus();
 }
 
@@ -217,8 +192,7 @@ absl::Status HeavyKeysStep(Colt5State& s, size_t layer, TokenTile tile, WorkerSc
   norm.row_scale = s.routed[RoutingStats::kKeyValue].weights + tile.begin;
   s.backend->RmsNorm(norm);
   RETURN_IF_ERROR(w.heavy_kv->Gemm(tile.rows, scratch.input.data(), scratch.wide.as<float>()));
-  s.backend->StoreKeysValues(s.heavy->problem(), tile.begin, tile.rows, scratch.wide.as<float>(),
-                             2 * width);
+  s.heavy->StoreKeysValues(tile.begin, tile.rows, scratch.wide.as<float>(), 2 * width);
   return absl::OkStatus();
 }
 
@@ -227,7 +201,8 @@ absl::Status HeavyOutputStep(Colt5State& s, size_t layer, TokenTile tile, Worker
   const void* in = s.heavy->Outputs(tile.begin, tile.rows, scratch);
   float* out = scratch.tile.as<float>();
   RETURN_IF_ERROR(s.model->layers()[layer].heavy_output->Gemm(tile.rows, in, out));
-  AddToRouted(s, s.routed[RoutingStats::kQuery], tile.begin, tile.begin + tile.rows, out);
+  s.backend->ScatterAdd(
+      RoutedAddArgs(s, s.routed[RoutingStats::kQuery], tile.begin, tile.rows, out));
   return absl::OkStatus();
 }
 

@@ -24,9 +24,9 @@
 
 namespace longdoc {
 
-// What a router chose in the current layer, sequence after sequence.
+// What a router chose in the current layer, sequence after sequence; in memory of the device.
 struct RoutedTokens {
-  const std::vector<int64_t>* offsets = nullptr;  // [B+1]: where a sequence's begin
+  const std::vector<int64_t>* offsets = nullptr;  // [B+1]: where a sequence's begin; the host's
   int32_t* positions = nullptr;                   // within the sequence, ascending
   int32_t* rows = nullptr;                        // of x
   float* weights = nullptr;                       // soft top-k
@@ -37,7 +37,7 @@ struct Colt5State {
   Backend* backend = nullptr;
   const Colt5Model* model = nullptr;
   const Colt5Layout* layout = nullptr;
-  const int32_t* ids = nullptr;  // [T]
+  const int32_t* ids = nullptr;  // [T], of the device
 
   float* x = nullptr;  // [T, C], the residual stream
   std::unique_ptr<AttentionSteps> light, heavy;
@@ -45,8 +45,8 @@ struct Colt5State {
                                    // feed-forward, and of keys
   std::array<RoutedTokens, RoutingStats::kNumRouters> routed;
   int32_t* previous_queries = nullptr;  // positions, in the layer before
+  RoutingTally* tallies = nullptr;      // [B, routers]
   float* ff_rows = nullptr;             // [routed, C]: heavy feed-forward, unscaled
-  std::vector<RoutingStats> stats;      // by sequence
 
   // Asked for besides vectors.
   float* token_vectors = nullptr;                  // [T, output_size], or null

@@ -1,9 +1,13 @@
 // One host backend: the CPU kernels of an instruction set with oneDNN, or the reference with loops.
 #include <algorithm>
-#include <thread>
+#include <chrono>
+#include <cstring>
+#include <numeric>
 #include <utility>
 
+#include "engine/attention_steps.h"
 #include "engine/backend.h"
+#include "engine/host_attention.h"
 #include "engine/reference_kernels.h"
 
 namespace longdoc {
@@ -11,14 +15,50 @@ namespace {
 
 constexpr int64_t kRetainedBytes = int64_t{128} << 20;
 
+// Counts what is in both lists. Both ascend.
+int64_t CountCommon(const int32_t* a, const int32_t* b, int64_t size) {
+  int64_t common = 0;
+  for (int64_t i = 0, j = 0; i < size && j < size;) {
+    common += a[i] == b[j];
+    const bool advance_a = a[i] <= b[j], advance_b = b[j] <= a[i];
+    i += advance_a;
+    j += advance_b;
+  }
+  return common;
+}
+
 class HostBackend final : public Backend {
  public:
   HostBackend(BackendInfo info, const kernels::CpuKernels& kernels, bool reference)
-      : info_(std::move(info)), k_(kernels), reference_(reference), memory_(kRetainedBytes) {}
+      : info_(std::move(info)),
+        k_(kernels),
+        reference_(reference),
+        memory_(kRetainedBytes),
+        scratch_memory_(0) {}
 
   const BackendInfo& info() const override { return info_; }
   void InitWorkerThread() override { UseSingleThreadedGemm(); }
   MemoryPool& memory() override { return memory_; }
+  MemoryPool& scratch_memory() override { return scratch_memory_; }
+
+  absl::StatusOr<Placed> Place(const void* host, int64_t) override { return Placed{host, {}}; }
+  void CopyToDevice(void* device, const void* host, int64_t bytes) override {
+    if (bytes > 0) std::memcpy(device, host, bytes);
+  }
+  absl::Status CopyToHost(void* host, const void* device, int64_t bytes) override {
+    if (bytes > 0) std::memcpy(host, device, bytes);
+    return absl::OkStatus();
+  }
+  absl::StatusOr<Buffer> ToHost(Buffer device) override { return device; }
+
+  absl::Status EndStep() override { return absl::OkStatus(); }
+  absl::Status Synchronize() override { return absl::OkStatus(); }
+  int64_t StartTimer() override {
+    return std::chrono::steady_clock::now().time_since_epoch().count();
+  }
+  void StopTimer(int64_t started, const NanosecondCount& spent) override {
+    *spent += StartTimer() - started;
+  }
 
   absl::StatusOr<std::unique_ptr<PackedMatrix>> Pack(
       const std::vector<TensorView>& weights, const std::vector<TensorView>& biases) override {
@@ -31,36 +71,31 @@ class HostBackend final : public Backend {
   void GatedGelu(const kernels::GatedGeluArgs& args) override { k_.GatedGelu(args); }
   void F32ToBf16(const float* in, int64_t n, uint16_t* out) override { k_.F32ToBf16(in, n, out); }
   void Bf16ToF32(const uint16_t* in, int64_t n, float* out) override { k_.Bf16ToF32(in, n, out); }
-  void MeanPool(const float* x, int64_t dim, int64_t begin, int64_t end, float* out) override {
-    k_.MeanPool(x, dim, begin, end, out);
+  int64_t MeanPoolScratchBytes(const kernels::PoolArgs&) override { return 0; }
+  void MeanPool(const kernels::PoolArgs& args) override {
+    for (int64_t s = 0; s < args.spans; ++s) {
+      k_.MeanPool(args.x, args.dim, args.begin[s], args.end[s], args.out + s * args.dim);
+    }
   }
 
-  void StoreQueries(const kernels::AttentionProblem& p, int64_t token_begin, int64_t rows,
-                    const float* q, int64_t stride) override {
-    k_.StoreQueries(p, token_begin, rows, q, stride);
+  absl::StatusOr<std::unique_ptr<AttentionSteps>> MakeAttention(
+      const kernels::AttentionProblem& problem) override {
+    return MakeHostAttention(k_, info_, memory_, problem);
   }
-  void StoreKeysValues(const kernels::AttentionProblem& p, int64_t token_begin, int64_t rows,
-                       const float* kv, int64_t stride) override {
-    k_.StoreKeysValues(p, token_begin, rows, kv, stride);
+  int64_t AttentionBytes(const kernels::AttentionProblem& problem) const override {
+    return HostAttentionBytes(problem);
   }
-  void Bound(const kernels::AttentionProblem& p, int64_t sequence, int32_t kv_head) override {
-    k_.Bound(p, sequence, kv_head);
-  }
-  std::vector<kernels::AttentionUnit> PlanUnits(const kernels::AttentionProblem& p) override {
-    return k_.PlanUnits(p, info_.query_tile);
-  }
-  int64_t AttendScratchBytes(const kernels::AttentionProblem& p) override {
-    return k_.AttendScratchBytes(p);
-  }
-  void Attend(const kernels::AttentionProblem& p, const kernels::AttentionUnit& unit, void* scratch,
-              kernels::AttentionStats* stats) override {
-    k_.Attend(p, unit, scratch, stats);
+  int64_t AttentionScratchBytes(const kernels::AttentionProblem& problem) const override {
+    return k_.AttendScratchBytes(problem);
   }
 
   void RmsNorm(const kernels::RmsNormArgs& args) override { k_.RmsNorm(args); }
-  void Route(const kernels::RouteArgs& args) override { k_.Route(args); }
+  int64_t RouteScratchBytes(int64_t n) const override { return kernels::RouteScratchBytes(n); }
+  void Route(const RouteTokensArgs& args) override;
   void ScatterAdd(const kernels::ScatterAddArgs& args) override { k_.ScatterAdd(args); }
-  void MqaStore(const kernels::MqaStoreArgs& args) override { k_.MqaStore(args); }
+  void ScatterAddWithin(const kernels::ScatterAddArgs& args, int64_t begin, int64_t end) override;
+
+  void MqaStore(const kernels::MqaStoreArgs& args) override;
   int64_t MqaScratchBytes(int64_t rows, int32_t head_dim) override {
     return k_.MqaScratchBytes(rows, head_dim);
   }
@@ -72,8 +107,45 @@ class HostBackend final : public Backend {
   const BackendInfo info_;
   const kernels::CpuKernels& k_;
   const bool reference_;
-  MemoryPool memory_;
+  MemoryPool memory_, scratch_memory_;
 };
+
+void HostBackend::Route(const RouteTokensArgs& args) {
+  const kernels::RouteArgs& route = args.route;
+  k_.Route(route);
+  for (int64_t i = 0; i < route.k; ++i) args.rows[i] = route.indices[i] + args.first_row;
+  args.tally->weight = std::accumulate(route.weights, route.weights + route.k, args.tally->weight);
+  if (args.previous == nullptr) return;
+  if (args.compare) args.tally->repeated += CountCommon(route.indices, args.previous, route.k);
+  std::copy_n(route.indices, route.k, args.previous);
+}
+
+void HostBackend::ScatterAddWithin(const kernels::ScatterAddArgs& args, int64_t begin,
+                                   int64_t end) {
+  const int32_t *first = args.indices, *last = first + args.rows;
+  const int64_t skipped = std::lower_bound(first, last, begin) - first;
+  kernels::ScatterAddArgs part = args;
+  part.rows = std::lower_bound(first, last, end) - first - skipped;
+  part.indices += skipped;
+  if (part.row_scale != nullptr) part.row_scale += skipped;
+  part.in += skipped * args.dim;
+  k_.ScatterAdd(part);
+}
+
+// Block by block, as the kernels want it.
+void HostBackend::MqaStore(const kernels::MqaStoreArgs& args) {
+  kernels::MqaStoreArgs part = args;
+  for (int64_t row = 0; row < args.rows; row += part.rows) {
+    part.first = (args.first + row) % kernels::kKeyBlock;
+    part.rows = std::min(kernels::kKeyBlock - part.first, args.rows - row);
+    part.keys = args.keys + row * args.stride;
+    part.values = args.values + row * args.stride;
+    part.block =
+        static_cast<char*>(args.block) + (args.first + row) / kernels::kKeyBlock *
+                                             kernels::MqaBlockBytes(args.head_dim, args.storage);
+    k_.MqaStore(part);
+  }
+}
 
 }  // namespace
 

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <atomic>
-#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -42,22 +41,25 @@ struct PassPacking {
   std::vector<int64_t> cu_seqlens;  // [B+1]
 };
 
-// Nanoseconds that workers spent in steps of a pass.
+// Nanoseconds that the device spent in steps of a pass.
 struct PassTimes {
-  std::atomic<int64_t> attention{0}, dense{0};
+  Backend::NanosecondCount attention = std::make_shared<std::atomic<int64_t>>(0);
+  Backend::NanosecondCount dense = std::make_shared<std::atomic<int64_t>>(0);
 };
 
-// Adds its life to one of them.
+// Adds what is called during its life to one of them.
 class StepTimer {
  public:
-  explicit StepTimer(std::atomic<int64_t>& total) : total_(total) {}
-  ~StepTimer() { total_ += (std::chrono::steady_clock::now() - start_).count(); }
+  StepTimer(Backend& backend, const Backend::NanosecondCount& spent)
+      : backend_(backend), spent_(spent), started_(backend.StartTimer()) {}
+  ~StepTimer() { backend_.StopTimer(started_, spent_); }
   StepTimer(const StepTimer&) = delete;
   StepTimer& operator=(const StepTimer&) = delete;
 
  private:
-  std::atomic<int64_t>& total_;
-  const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+  Backend& backend_;
+  const Backend::NanosecondCount& spent_;
+  const int64_t started_;
 };
 
 class EncodePass : public Pass {
@@ -68,7 +70,8 @@ class EncodePass : public Pass {
   // Finished passes only. Moves out what a sequence asked for, token vectors excepted, with its own
   // statistics: what sequences share (seconds, bytes) is divided among them by tokens.
   virtual EncodeResult TakeResult(size_t sequence) = 0;
-  // The vectors of all tokens, [tokens, dimensions] fp32; a sequence's begin at first_token().
+  // The vectors of all tokens, [tokens, dimensions] fp32 in host memory, if they were asked for; a
+  // sequence's begin at first_token().
   virtual Buffer TakeTokenVectors() = 0;
   virtual int64_t first_token(size_t sequence) const = 0;
 };
@@ -78,7 +81,7 @@ class EncodingModel : public Model {
  public:
   // Everything but expected_seconds and scratch_bytes of more than one worker. The arguments have
   // been checked.
-  virtual EncodePlan PlanEncode(const BackendInfo& backend, const EncodeShape& shape) const = 0;
+  virtual EncodePlan PlanEncode(const Backend& backend, const EncodeShape& shape) const = 0;
   // Allocates the pass's memory; RESOURCE_EXHAUSTED when the system refuses. The model
   // outlives the pass.
   virtual absl::StatusOr<std::unique_ptr<EncodePass>> MakePass(

@@ -11,9 +11,11 @@
 namespace longdoc {
 namespace {
 
-NormVectors ToVectors(const NormWeights& norm) {
-  if (norm.gamma.data == nullptr) return {};
-  return {ToFloats(norm.gamma), ToFloats(norm.beta)};
+absl::StatusOr<NormVectors> PlaceNorm(const NormWeights& norm, Backend& backend) {
+  NormVectors vectors;
+  ASSIGN_OR_RETURN(vectors.gamma, PlacedFloats::Make(norm.gamma, backend));
+  ASSIGN_OR_RETURN(vectors.beta, PlacedFloats::Make(norm.beta, backend));
+  return vectors;
 }
 
 absl::StatusOr<PackedLayer> PackLayer(const EncoderLayerWeights& w, Backend& backend) {
@@ -23,11 +25,11 @@ absl::StatusOr<PackedLayer> PackLayer(const EncoderLayerWeights& w, Backend& bac
   ASSIGN_OR_RETURN(layer.output, backend.Pack({w.output}, {w.output_bias}));
   ASSIGN_OR_RETURN(layer.gated, backend.Pack({w.gated}, {}));
   ASSIGN_OR_RETURN(layer.down, backend.Pack({w.down}, {w.down_bias}));
-  layer.attention_norm = ToVectors(w.attention_norm);
-  layer.mlp_norm = ToVectors(w.mlp_norm);
-  layer.query_norm = ToVectors(w.query_norm);
-  layer.key_norm = ToVectors(w.key_norm);
-  layer.norm_1 = ToVectors(w.norm_1);
+  ASSIGN_OR_RETURN(layer.attention_norm, PlaceNorm(w.attention_norm, backend));
+  ASSIGN_OR_RETURN(layer.mlp_norm, PlaceNorm(w.mlp_norm, backend));
+  ASSIGN_OR_RETURN(layer.query_norm, PlaceNorm(w.query_norm, backend));
+  ASSIGN_OR_RETURN(layer.key_norm, PlaceNorm(w.key_norm, backend));
+  ASSIGN_OR_RETURN(layer.norm_1, PlaceNorm(w.norm_1, backend));
   return layer;
 }
 
@@ -55,7 +57,7 @@ absl::StatusOr<std::shared_ptr<const EncoderModel>> EncoderModel::Load(const std
   ASSIGN_OR_RETURN(model->tokenizer_, LoadModelTokenizer(dir, model->config().vocab_size));
   model->compute_type_ = ComputeTypeOf(backend);
   RETURN_IF_ERROR(model->PackLayers(backend));
-  model->KeepEmbeddings();
+  RETURN_IF_ERROR(model->PlaceEmbeddings(backend));
   if (const HeadWeights& head = model->checkpoint_.weights.head; head.pooler.data != nullptr) {
     model->head_ = std::make_unique<CrossEncoderHead>(head);
     model->weight_bytes_ += model->head_->bytes();
@@ -82,22 +84,23 @@ absl::Status EncoderModel::PackLayers(Backend& backend) {
   return absl::OkStatus();
 }
 
-void EncoderModel::KeepEmbeddings() {
-  word_ = AlignedTable(checkpoint_.weights.word);
+absl::Status EncoderModel::PlaceEmbeddings(Backend& backend) {
+  ASSIGN_OR_RETURN(word_, AlignedTable::Make(checkpoint_.weights.word, backend));
   weight_bytes_ += word_.view().bytes();
-  token_type_ = ToFloats(checkpoint_.weights.token_type);
-  embedding_norm_ = ToVectors(checkpoint_.weights.embedding_norm);
+  ASSIGN_OR_RETURN(token_type_, PlacedFloats::Make(checkpoint_.weights.token_type, backend));
+  ASSIGN_OR_RETURN(embedding_norm_, PlaceNorm(checkpoint_.weights.embedding_norm, backend));
+  return absl::OkStatus();
 }
 
-EncodePlan EncoderModel::PlanEncode(const BackendInfo& backend, const EncodeShape& shape) const {
+EncodePlan EncoderModel::PlanEncode(const Backend& backend, const EncodeShape& shape) const {
   EncodePlan plan;
   plan.tokens = shape.tokens;
-  const PassBytes bytes = PlanPassBytes(config(), backend, shape.tokens, 1);
-  plan.activation_bytes = bytes.total();
+  plan.activation_bytes = PlanPassBytes(config(), backend, shape.attention, shape.tokens);
   const int64_t vector_bytes = config().hidden_size * static_cast<int64_t>(sizeof(float));
-  // Token vectors are the residual stream itself: they cost time to live, not space.
-  plan.output_bytes = shape.num_vectors * vector_bytes;
-  plan.scratch_bytes = PlanScratchBytes(config(), backend);
+  // Token vectors are the residual stream itself: they cost time to live, not space. The others are
+  // pooled in one piece, then handed out.
+  plan.output_bytes = 2 * shape.num_vectors * vector_bytes;
+  plan.scratch_bytes = PlanScratchBytes(config(), backend.info());
   plan.peak_bytes = plan.activation_bytes + plan.output_bytes;
   plan.expected_tile_fraction =
       ExpectedTileFraction(config().slopes, shape.attention, shape.tokens);

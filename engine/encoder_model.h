@@ -15,7 +15,7 @@
 namespace longdoc {
 
 struct NormVectors {
-  std::vector<float> gamma, beta;  // [C]; empty when the model has no such norm
+  PlacedFloats gamma, beta;  // [C]; empty when the model has no such norm
 };
 
 struct PackedLayer {
@@ -44,21 +44,21 @@ class EncoderModel final : public EncodingModel {
   int64_t weight_bytes() const override { return weight_bytes_; }
   const CrossEncoderHead* cross_encoder() const override { return head_.get(); }
 
-  EncodePlan PlanEncode(const BackendInfo& backend, const EncodeShape& shape) const override;
+  EncodePlan PlanEncode(const Backend& backend, const EncodeShape& shape) const override;
   absl::StatusOr<std::unique_ptr<EncodePass>> MakePass(
       Backend& backend, const AttentionPolicy& policy,
       const std::vector<PassSequence>& sequences) const override;
 
   const EncoderConfig& config() const { return checkpoint_.config; }
-  const TensorView& word() const { return word_.view(); }               // [V, C]
-  const std::vector<float>& token_type() const { return token_type_; }  // [C]
+  const AlignedTable& word() const { return word_; }              // [V, C]
+  const PlacedFloats& token_type() const { return token_type_; }  // [C]
   const NormVectors& embedding_norm() const { return embedding_norm_; }
   const std::vector<PackedLayer>& layers() const { return layers_; }
 
  private:
   EncoderModel() = default;
   absl::Status PackLayers(Backend& backend);
-  void KeepEmbeddings();
+  absl::Status PlaceEmbeddings(Backend& backend);
 
   std::string name_;
   EncoderCheckpoint checkpoint_;
@@ -67,7 +67,7 @@ class EncoderModel final : public EncodingModel {
   ComputeType compute_type_ = ComputeType::kF32;
   int64_t weight_bytes_ = 0;
   AlignedTable word_;
-  std::vector<float> token_type_;
+  PlacedFloats token_type_;
   NormVectors embedding_norm_;
   std::vector<PackedLayer> layers_;
   std::unique_ptr<CrossEncoderHead> head_;  // null unless this is a reranker

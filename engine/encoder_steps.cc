@@ -62,8 +62,8 @@ absl::Status Project(const EncoderState& s, size_t layer, TokenTile tile, Worker
     NormColumns(s, w.query_norm, tile.rows, qkv, 3 * dim);
     NormColumns(s, w.key_norm, tile.rows, qkv + dim, 3 * dim);
   }
-  s.backend->StoreQueries(s.attention->problem(), tile.begin, tile.rows, qkv, 3 * dim);
-  s.backend->StoreKeysValues(s.attention->problem(), tile.begin, tile.rows, qkv + dim, 3 * dim);
+  s.attention->StoreQueries(tile.begin, tile.rows, qkv, 3 * dim);
+  s.attention->StoreKeysValues(tile.begin, tile.rows, qkv + dim, 3 * dim);
   return absl::OkStatus();
 }
 
@@ -87,8 +87,8 @@ absl::Status EmbedStep(const EncoderState& s, TokenTile tile, WorkerScratch& scr
   args.rows = tile.rows;
   args.dim = c.hidden_size;
   args.ids = s.ids + tile.begin;
-  args.table_type = s.model->word().dtype;
-  args.word = s.model->word().data;
+  args.table_type = s.model->word().view().dtype;
+  args.word = s.model->word().placed();
   args.type = s.model->token_type().data();
   args.gamma = s.model->embedding_norm().gamma.data();
   args.beta = s.model->embedding_norm().beta.data();

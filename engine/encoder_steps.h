@@ -15,9 +15,9 @@ namespace longdoc {
 struct EncoderState {
   Backend* backend = nullptr;
   const EncoderModel* model = nullptr;
-  const int32_t* ids = nullptr;  // [T]
+  const int32_t* ids = nullptr;  // [T], of the device
   float* x = nullptr;            // [T, C], the residual stream
-  const AttentionSteps* attention = nullptr;
+  AttentionSteps* attention = nullptr;
 };
 
 // A run of packed tokens.

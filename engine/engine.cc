@@ -122,7 +122,7 @@ absl::StatusOr<EncodePlan> EngineImpl::Plan(const Model& model, const EncodeShap
   }
   const auto* encoding = dynamic_cast<const EncodingModel*>(&model);
   if (encoding == nullptr) return absl::InternalError("the model is not one of this engine");
-  EncodePlan plan = encoding->PlanEncode(backend_->info(), shape);
+  EncodePlan plan = encoding->PlanEncode(*backend_, shape);
   plan.scratch_bytes *= options_.num_threads;
   plan.expected_seconds = meter_.ExpectedSeconds(plan.dense_flops, plan.attention_flops);
   return plan;

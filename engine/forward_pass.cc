@@ -15,7 +15,6 @@ ForwardPass::ForwardPass(Backend& backend, const EncoderModel& model, const Atte
       pooling_(backend, packing_, model.config().hidden_size, /*projection=*/nullptr) {
   state_.backend = &backend;
   state_.model = &model;
-  state_.ids = packing_.ids.data();
 }
 
 absl::StatusOr<std::unique_ptr<ForwardPass>> ForwardPass::Create(
@@ -31,14 +30,17 @@ absl::StatusOr<std::unique_ptr<ForwardPass>> ForwardPass::Create(
 absl::Status ForwardPass::Allocate() {
   Backend& backend = *state_.backend;
   const EncoderConfig& config = model_.config();
+  ASSIGN_OR_RETURN(ids_, backend.Place(packing_.ids.data(), packing_.tokens() * 4));
+  state_.ids = ids_.as<int32_t>();
   ASSIGN_OR_RETURN(x_, backend.memory().Allocate(packing_.tokens() * config.hidden_size * 4,
                                                  /*zeroed=*/false));
   kernels::AttentionProblem problem =
       MakeAttentionProblem(config.slopes, config.head_dim, backend.info(), policy_);
   problem.num_sequences = static_cast<int64_t>(packing_.sequences.size());
   problem.cu_seqlens = packing_.cu_seqlens.data();
-  ASSIGN_OR_RETURN(attention_, AttentionSteps::Create(backend, problem));
-  bytes_ = x_.bytes() + AttentionSteps::Bytes(problem);
+  ASSIGN_OR_RETURN(attention_, backend.MakeAttention(problem));
+  RETURN_IF_ERROR(pooling_.Allocate());
+  bytes_ = x_.bytes() + backend.AttentionBytes(problem) + pooling_.bytes();
   state_.x = x_.as<float>();
   state_.attention = attention_.get();
   return absl::OkStatus();
@@ -71,6 +73,8 @@ int64_t ForwardPass::StepsOf(Phase phase) const {
       return attention_->num_attend_steps();
     case Phase::kPool:
       return pooling_.num_steps();
+    case Phase::kFetch:
+      return 1;
     case Phase::kDone:
       return 0;
   }
@@ -112,6 +116,9 @@ void ForwardPass::NextPhase() {
         EnterPhase(++layer_ < model_.layers().size() ? Phase::kBound : Phase::kPool);
         break;
       case Phase::kPool:
+        EnterPhase(Phase::kFetch);
+        break;
+      case Phase::kFetch:
       case Phase::kDone:
         EnterPhase(Phase::kDone);
         return;
@@ -133,7 +140,7 @@ TokenTile ForwardPass::Tile(int64_t step) const {
 
 absl::Status ForwardPass::RunStep(int64_t step, WorkerScratch& scratch) {
   const bool attention = phase_ == Phase::kBound || phase_ == Phase::kAttend;
-  const StepTimer timer(attention ? times_.attention : times_.dense);
+  const StepTimer timer(*state_.backend, attention ? times_.attention : times_.dense);
   switch (phase_) {
     case Phase::kEmbed:
       return EmbedStep(state_, Tile(step), scratch);
@@ -146,10 +153,21 @@ absl::Status ForwardPass::RunStep(int64_t step, WorkerScratch& scratch) {
       return MixStep(state_, layer_, Tile(step), scratch);
     case Phase::kPool:
       return pooling_.Run(step, state_.x, scratch);
+    case Phase::kFetch:
+      return Fetch();
     case Phase::kDone:
       LD_CHECK(false);
   }
   return absl::OkStatus();
+}
+
+// What callers read, to where they can read it.
+absl::Status ForwardPass::Fetch() {
+  if (packing_.sequences[0].token_vectors) {
+    ASSIGN_OR_RETURN(x_, state_.backend->ToHost(std::move(x_)));
+  }
+  RETURN_IF_ERROR(attention_->FetchStats());
+  return pooling_.Fetch();
 }
 
 EncodeStats ForwardPass::stats() const {
@@ -170,8 +188,8 @@ EncodeStats ForwardPass::MakeStats(const kernels::AttentionStats& attention, int
   const double share = static_cast<double>(tokens) / static_cast<double>(packing_.tokens());
   EncodeStats stats;
   stats.tokens = tokens;
-  stats.attention_seconds = 1e-9 * static_cast<double>(times_.attention) * share;
-  stats.dense_seconds = 1e-9 * static_cast<double>(times_.dense) * share;
+  stats.attention_seconds = 1e-9 * static_cast<double>(*times_.attention) * share;
+  stats.dense_seconds = 1e-9 * static_cast<double>(*times_.dense) * share;
   stats.tiles_computed = attention.tiles_computed;
   stats.tiles_dense = attention.tiles_dense;
   stats.dense_flops = dense_flops() * share;

@@ -1,6 +1,6 @@
 // One pass of packed sequences through a JinaBERT encoder, as phases of small independent steps.
 //
-//   embed+project → for each layer: bound → attend → mix(+project) → pool
+//   embed+project → for each layer: bound → attend → mix(+project) → pool → fetch
 #pragma once
 
 #include <cstdint>
@@ -38,11 +38,12 @@ class ForwardPass final : public EncodePass {
   int64_t first_token(size_t sequence) const override { return packing_.cu_seqlens[sequence]; }
 
  private:
-  enum class Phase { kEmbed, kBound, kAttend, kMix, kPool, kDone };
+  enum class Phase { kEmbed, kBound, kAttend, kMix, kPool, kFetch, kDone };
 
   ForwardPass(Backend& backend, const EncoderModel& model, const AttentionPolicy& policy,
               const std::vector<PassSequence>& sequences);
   absl::Status Allocate();
+  absl::Status Fetch();
   void PlanWork();
   double dense_flops() const;
   EncodeStats MakeStats(const kernels::AttentionStats& attention, int64_t tokens) const;
@@ -54,6 +55,7 @@ class ForwardPass final : public EncodePass {
   const EncoderModel& model_;
   const AttentionPolicy policy_;
   const PassPacking packing_;
+  Placed ids_;
   Buffer x_;
   std::unique_ptr<AttentionSteps> attention_;
   SpanPooling pooling_;

@@ -46,11 +46,26 @@ ComputeType ComputeTypeOf(const Backend& backend) {
   return backend.info().storage_type == DType::kBF16 ? ComputeType::kBF16 : ComputeType::kF32;
 }
 
-AlignedTable::AlignedTable(const TensorView& table) : view_(table) {
-  if (reinterpret_cast<uintptr_t>(table.data) % kernels::SizeOf(table.dtype) == 0) return;
-  const char* bytes = static_cast<const char*>(table.data);
-  copy_.assign(bytes, bytes + table.bytes());
-  view_.data = copy_.data();
+absl::StatusOr<AlignedTable> AlignedTable::Make(const TensorView& table, Backend& backend) {
+  AlignedTable aligned;
+  aligned.view_ = table;
+  if (reinterpret_cast<uintptr_t>(table.data) % kernels::SizeOf(table.dtype) != 0) {
+    const char* bytes = static_cast<const char*>(table.data);
+    aligned.copy_.assign(bytes, bytes + table.bytes());
+    aligned.view_.data = aligned.copy_.data();
+  }
+  ASSIGN_OR_RETURN(aligned.placed_, backend.Place(aligned.view_.data, table.bytes()));
+  return aligned;
+}
+
+absl::StatusOr<PlacedFloats> PlacedFloats::Make(const TensorView& tensor, Backend& backend) {
+  PlacedFloats floats;
+  if (tensor.data == nullptr) return floats;
+  floats.values_ = ToFloats(tensor);
+  ASSIGN_OR_RETURN(floats.placed_,
+                   backend.Place(floats.values_.data(),
+                                 static_cast<int64_t>(floats.values_.size() * sizeof(float))));
+  return floats;
 }
 
 }  // namespace longdoc

@@ -30,18 +30,38 @@ absl::Status PackInParallel(Backend& backend, size_t count,
 // What the weights of this backend's models are computed in.
 ComputeType ComputeTypeOf(const Backend& backend);
 
-// A checkpoint's table, used where it is; copied only when the file does not align it to its type.
+// A checkpoint's table, used where it is by ops on the host; copied there only when the file does
+// not align it to its type.
 class AlignedTable {
  public:
   AlignedTable() = default;
-  explicit AlignedTable(const TensorView& table);
   AlignedTable(AlignedTable&&) = default;
   AlignedTable& operator=(AlignedTable&&) = default;
-  const TensorView& view() const { return view_; }
+  static absl::StatusOr<AlignedTable> Make(const TensorView& table, Backend& backend);
+
+  const TensorView& view() const { return view_; }     // for the host
+  const void* placed() const { return placed_.data; }  // for ops
+  bool copied_to_device() const { return placed_.copy.bytes() > 0; }
 
  private:
   TensorView view_;
   std::vector<char> copy_;
+  Placed placed_;
+};
+
+// A small tensor as fp32, where ops can read it.
+class PlacedFloats {
+ public:
+  PlacedFloats() = default;
+  // Nothing, for a tensor without data.
+  static absl::StatusOr<PlacedFloats> Make(const TensorView& tensor, Backend& backend);
+
+  bool empty() const { return values_.empty(); }
+  const float* data() const { return placed_.as<float>(); }
+
+ private:
+  std::vector<float> values_;  // moves keep its address
+  Placed placed_;
 };
 
 }  // namespace longdoc

@@ -7,20 +7,15 @@ namespace longdoc {
 
 namespace k = kernels;
 
-PassBytes PlanPassBytes(const EncoderConfig& config, const BackendInfo& backend, int64_t tokens,
-                        int64_t sequences) {
-  const int64_t storage = static_cast<int64_t>(k::SizeOf(backend.storage_type));
-  PassBytes bytes;
-  bytes.x = tokens * config.hidden_size * static_cast<int64_t>(sizeof(float));
-  bytes.q = tokens * config.hidden_size * storage;
-  bytes.kv =
-      k::AttentionKvBytesUpperBound(tokens, sequences, static_cast<int32_t>(config.num_heads),
-                                    static_cast<int32_t>(config.head_dim), backend.storage_type);
-  // Norms: a few floats per (head, key block), and a centre per (sequence, head).
-  const int64_t blocks = k::CeilDiv(tokens, k::kKeyBlock) + sequences;
-  bytes.bounds = config.num_heads * (blocks * 16 + sequences * (config.head_dim + 16)) *
-                 static_cast<int64_t>(sizeof(float));
-  return bytes;
+int64_t PlanPassBytes(const EncoderConfig& config, const Backend& backend,
+                      const AttentionPolicy& policy, int64_t tokens) {
+  const int64_t cu_seqlens[] = {0, tokens};
+  k::AttentionProblem problem =
+      MakeAttentionProblem(config.slopes, config.head_dim, backend.info(), policy);
+  problem.num_sequences = 1;
+  problem.cu_seqlens = cu_seqlens;
+  return tokens * config.hidden_size * static_cast<int64_t>(sizeof(float)) +
+         backend.AttentionBytes(problem);
 }
 
 int64_t TileRows(const BackendInfo& backend, int64_t rows) {

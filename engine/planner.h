@@ -11,16 +11,10 @@
 
 namespace longdoc {
 
-// Bytes that a pass over `tokens` packed tokens in `sequences` sequences allocates.
-struct PassBytes {
-  int64_t x = 0;       // [T, C] fp32, the residual stream
-  int64_t q = 0;       // [T, C] storage type; attention output in place
-  int64_t kv = 0;      // packed keys and values
-  int64_t bounds = 0;  // norms for the skipping rules
-  int64_t total() const { return x + q + kv + bounds; }
-};
-PassBytes PlanPassBytes(const EncoderConfig& config, const BackendInfo& backend, int64_t tokens,
-                        int64_t sequences);
+// Bytes that a pass over one sequence allocates: the residual stream and what attention holds. A
+// batch takes no more than its sequences do alone.
+int64_t PlanPassBytes(const EncoderConfig& config, const Backend& backend,
+                      const AttentionPolicy& policy, int64_t tokens);
 
 // Rows of a tile of a dense step over `rows` rows: cut so that every worker gets one.
 int64_t TileRows(const BackendInfo& backend, int64_t rows);

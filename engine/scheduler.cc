@@ -73,8 +73,7 @@ void Scheduler::CountRunning(const Running& running, int sign) {
 
 void Scheduler::RunWorker() {
   backend_.InitWorkerThread();
-  MemoryPool scratch_pool(0);
-  WorkerScratch scratch(scratch_pool);
+  WorkerScratch scratch(backend_.scratch_memory());
   int64_t counted = 0;
   std::unique_lock lock(mutex_);
   while (!stopping_) {
@@ -226,6 +225,7 @@ bool Scheduler::RunOneStep(std::unique_lock<std::mutex>& lock, WorkerScratch& sc
   const int64_t step = running->claimed++;
   lock.unlock();
   absl::Status status = running->pass->RunStep(step, scratch);
+  status.Update(backend_.EndStep());
   lock.lock();
   if (running->failure.ok()) running->failure = std::move(status);
   ReportProgress(lock, *running);

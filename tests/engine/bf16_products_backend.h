@@ -10,6 +10,7 @@
 
 #include "engine/backend.h"
 #include "engine/base/status_macros.h"
+#include "engine/host_attention.h"
 #include "gtest/gtest.h"
 #include "kernels/cpu_kernels.h"
 
@@ -41,6 +42,23 @@ class Bf16ProductsBackend final : public Backend {
   const BackendInfo& info() const override { return info_; }
   void InitWorkerThread() override { host_->InitWorkerThread(); }
   MemoryPool& memory() override { return host_->memory(); }
+  MemoryPool& scratch_memory() override { return host_->scratch_memory(); }
+  absl::StatusOr<Placed> Place(const void* host, int64_t bytes) override {
+    return host_->Place(host, bytes);
+  }
+  void CopyToDevice(void* device, const void* host, int64_t bytes) override {
+    host_->CopyToDevice(device, host, bytes);
+  }
+  absl::Status CopyToHost(void* host, const void* device, int64_t bytes) override {
+    return host_->CopyToHost(host, device, bytes);
+  }
+  absl::StatusOr<Buffer> ToHost(Buffer device) override { return host_->ToHost(std::move(device)); }
+  absl::Status EndStep() override { return host_->EndStep(); }
+  absl::Status Synchronize() override { return host_->Synchronize(); }
+  int64_t StartTimer() override { return host_->StartTimer(); }
+  void StopTimer(int64_t started, const NanosecondCount& spent) override {
+    host_->StopTimer(started, spent);
+  }
   absl::StatusOr<std::unique_ptr<PackedMatrix>> Pack(
       const std::vector<TensorView>& weights, const std::vector<TensorView>& biases) override {
     ASSIGN_OR_RETURN(auto f32, PackWithOneDnn(weights, biases, DType::kF32, info_.token_tile));
@@ -58,33 +76,28 @@ class Bf16ProductsBackend final : public Backend {
   void Bf16ToF32(const uint16_t* in, int64_t n, float* out) override {
     host_->Bf16ToF32(in, n, out);
   }
-  void MeanPool(const float* x, int64_t dim, int64_t begin, int64_t end, float* out) override {
-    host_->MeanPool(x, dim, begin, end, out);
+  int64_t MeanPoolScratchBytes(const kernels::PoolArgs& args) override {
+    return host_->MeanPoolScratchBytes(args);
   }
-  void StoreQueries(const kernels::AttentionProblem& p, int64_t token_begin, int64_t rows,
-                    const float* q, int64_t stride) override {
-    host_->StoreQueries(p, token_begin, rows, q, stride);
+  void MeanPool(const kernels::PoolArgs& args) override { host_->MeanPool(args); }
+  absl::StatusOr<std::unique_ptr<AttentionSteps>> MakeAttention(
+      const kernels::AttentionProblem& problem) override {
+    return MakeHostAttention(*kernels::GetCpuKernels(kernels::BestCpuIsa()), info_, memory(),
+                             problem);
   }
-  void StoreKeysValues(const kernels::AttentionProblem& p, int64_t token_begin, int64_t rows,
-                       const float* kv, int64_t stride) override {
-    host_->StoreKeysValues(p, token_begin, rows, kv, stride);
+  int64_t AttentionBytes(const kernels::AttentionProblem& problem) const override {
+    return host_->AttentionBytes(problem);
   }
-  void Bound(const kernels::AttentionProblem& p, int64_t sequence, int32_t head) override {
-    host_->Bound(p, sequence, head);
-  }
-  std::vector<kernels::AttentionUnit> PlanUnits(const kernels::AttentionProblem& p) override {
-    return host_->PlanUnits(p);
-  }
-  int64_t AttendScratchBytes(const kernels::AttentionProblem& p) override {
-    return host_->AttendScratchBytes(p);
-  }
-  void Attend(const kernels::AttentionProblem& p, const kernels::AttentionUnit& unit, void* scratch,
-              kernels::AttentionStats* stats) override {
-    host_->Attend(p, unit, scratch, stats);
+  int64_t AttentionScratchBytes(const kernels::AttentionProblem& problem) const override {
+    return host_->AttentionScratchBytes(problem);
   }
   void RmsNorm(const kernels::RmsNormArgs& args) override { host_->RmsNorm(args); }
-  void Route(const kernels::RouteArgs& args) override { host_->Route(args); }
+  int64_t RouteScratchBytes(int64_t n) const override { return host_->RouteScratchBytes(n); }
+  void Route(const RouteTokensArgs& args) override { host_->Route(args); }
   void ScatterAdd(const kernels::ScatterAddArgs& args) override { host_->ScatterAdd(args); }
+  void ScatterAddWithin(const kernels::ScatterAddArgs& args, int64_t begin, int64_t end) override {
+    host_->ScatterAddWithin(args, begin, end);
+  }
   void MqaStore(const kernels::MqaStoreArgs& args) override { host_->MqaStore(args); }
   int64_t MqaScratchBytes(int64_t rows, int32_t head_dim) override {
     return host_->MqaScratchBytes(rows, head_dim);

@@ -48,6 +48,7 @@ TEST(DocumentStore, KeepsFindsAndDeletes) {
 }
 
 TEST(DocumentStore, CountsEveryKindOfByteAsAllocated) {
+  MemoryPool pool(0);  // outlives what it gave out
   KeptDocument document;
   const DocumentBytes empty = document.bytes_by_kind();
   document.ids.reserve(100);
@@ -55,7 +56,6 @@ TEST(DocumentStore, CountsEveryKindOfByteAsAllocated) {
   document.passages.reserve(3);
   document.passage_vectors.reserve(3 * 64);
   document.token_vectors.reserve(100 * 64);
-  MemoryPool pool(0);
   auto kv = std::make_shared<CrossKv>();
   kv->layers.push_back(*pool.Allocate(5000, true));
   kv->layers.push_back(*pool.Allocate(7000, true));

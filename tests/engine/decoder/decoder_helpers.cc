@@ -42,7 +42,7 @@ class DecodingModel final : public EncodingModel {
   const std::string& revision() const override { return name_; }
   ComputeType compute_type() const override { return ComputeType::kF32; }
   int64_t weight_bytes() const override { return weights_->bytes(); }
-  EncodePlan PlanEncode(const BackendInfo&, const EncodeShape&) const override { return {}; }
+  EncodePlan PlanEncode(const Backend&, const EncodeShape&) const override { return {}; }
   absl::StatusOr<std::unique_ptr<EncodePass>> MakePass(
       Backend&, const AttentionPolicy&, const std::vector<PassSequence>&) const override {
     return absl::UnimplementedError("only decodes");
