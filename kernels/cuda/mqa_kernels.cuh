@@ -119,7 +119,7 @@ __global__ void __launch_bounds__(kMqaThreads) MqaFewRows(const MqaParams p) {
     if (stretch < end) {
       const char* from =
           block + stretch % Stretch::kPerBlock * (Stretch::kKeys * 2) * int64_t{p.dim};
-      const int valid = range.keys - stretch * Stretch::kKeys;
+      const int valid = range.visible - stretch * Stretch::kKeys;
       CopyRows<kDim, Stretch::kKeys, 32>(slot, from, p.dim, valid, lane);
       CopyRows<kDim, Stretch::kKeys, 32>(slot + Stretch::kPanelBytes,
                                          from + 2 * kKeyBlock * int64_t{p.dim}, p.dim, valid, lane);
@@ -143,7 +143,7 @@ __global__ void __launch_bounds__(kMqaThreads) MqaFewRows(const MqaParams p) {
     CopyAsyncWait<Stretch::kStages - 1>();
     __syncwarp();
     state.template Step<Stretch::kKeys>(queries, slot, slot + Stretch::kPanelBytes,
-                                        stretch * Stretch::kKeys, range.keys, lane);
+                                        stretch * Stretch::kKeys, range.visible, lane);
     __syncwarp();
     copy(stretch + Stretch::kStages * kMqaWarps, slot);
     slot = slot == slots + (Stretch::kStages - 1) * kSlot ? slots : slot + kSlot;
@@ -212,7 +212,7 @@ __global__ void __launch_bounds__(kMqaThreads, 2) MqaManyRows(const MqaParams p)
   const auto copy = [&](int block) {
     if (block < range.block_end) {
       unsigned char* slot = slots + (block - range.block_begin) % Many::kStages * kSlot;
-      const int valid = range.keys - block * static_cast<int>(kKeyBlock);
+      const int valid = range.visible - block * static_cast<int>(kKeyBlock);
       CopyRows<kDim, kKeyBlock, kMqaThreads>(slot, address, p.dim, valid, thread);
       CopyRows<kDim, kKeyBlock, kMqaThreads>(
           slot + Many::kPanelBytes, address + 2 * kKeyBlock * int64_t{p.dim}, p.dim, valid, thread);
@@ -241,7 +241,7 @@ __global__ void __launch_bounds__(kMqaThreads, 2) MqaManyRows(const MqaParams p)
       for (int part = 0; part < kKeyBlock; part += Many::kKeys) {
         const unsigned char* from = k + part * kDim * 2;
         state.template Step<Many::kKeys>(queries, from, from + Many::kPanelBytes,
-                                         block * static_cast<int>(kKeyBlock) + part, range.keys,
+                                         block * static_cast<int>(kKeyBlock) + part, range.visible,
                                          lane);
       }
     }

@@ -77,15 +77,13 @@ __device__ inline float2 QueryPair(const MqaParams& p, int row, int row_end, int
 
 // The key blocks of one split of a row tile. Computed from what device memory says at that moment.
 struct MqaKeyRange {
-  int keys;     // of the sequence
-  int visible;  // keys that some row of the tile may see: the first ones
+  int visible;  // keys that some row of the tile may see: the first ones. Others need not be there
   int block_begin, block_end;
 };
 
 __device__ inline MqaKeyRange KeyRangeOf(const MqaParams& p, const MqaRowTile& t) {
   MqaKeyRange r;
-  r.keys = p.key_counts == nullptr ? p.keys : static_cast<int>(p.key_counts[t.sequence]);
-  r.visible = r.keys;
+  r.visible = p.key_counts == nullptr ? p.keys : static_cast<int>(p.key_counts[t.sequence]);
   if (p.positions != nullptr) {
     int last = -1;
     for (int row = t.begin + static_cast<int>(threadIdx.x % 32); row < t.end; row += 32) {

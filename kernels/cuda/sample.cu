@@ -278,8 +278,12 @@ __device__ void Truncate(Row& row, uint64_t wanted, Shared& s) {
     }
     __syncthreads();  // s.found has been read, the list is complete
   }
-  row.bucket = bucket;
-  row.key = prefix | ~mask;
+  // All that is left to know of the last token kept, unless an earlier cut goes through its bucket.
+  const uint64_t key = prefix | ~mask;
+  if (bucket < row.bucket || key < row.key) {
+    row.bucket = bucket;
+    row.key = key;
+  }
   __syncthreads();
 }
 
