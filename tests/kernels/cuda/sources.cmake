@@ -2,13 +2,19 @@
 # start of its tests' names, is one test of ctest.
 set(LONGDOC_PARITY_SOURCES
   parity.cc
+  parity_decode.cc
+  parity_decode_batch.cc
+  parity_dense.cc
+  parity_gemm.cc
   parity_primitives.cu
+  parity_routing.cc
+  parity_sample.cc
   parity_wgmma.cu
 )
 # Tests of the emulator itself; not on a device.
 set(LONGDOC_EMULATOR_SOURCES
   emulator_checks.cu
 )
-set(LONGDOC_PARITY_GROUPS primitives)
+set(LONGDOC_PARITY_GROUPS decode dense gemm primitives routing sample)
 list(TRANSFORM LONGDOC_PARITY_SOURCES PREPEND ${CMAKE_CURRENT_LIST_DIR}/)
 list(TRANSFORM LONGDOC_EMULATOR_SOURCES PREPEND ${CMAKE_CURRENT_LIST_DIR}/)
