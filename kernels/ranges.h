@@ -22,41 +22,49 @@
 namespace longdoc::kernels {
 
 // The key tiles of one tile of query rows of one head. Positions are within the sequence; where
-// keys and queries are gathered, a position is an index among the sequence's keys.
-struct KeyRange {
-  int64_t tile_keys;      // keys per tile
-  int64_t tokens, tiles;  // keys of the sequence
-  int64_t first_row;      // of the queries, within the sequence
-  int64_t rows;
-  int64_t radius;   // of the window, at most `tokens`; −1: none
-  int64_t globals;  // only with a window
+// keys and queries are gathered, a position is an index among the sequence's keys. Whoever lacks
+// registers uses 32-bit numbers, see Narrowed().
+template <typename I>
+struct BasicKeyRange {
+  using Index = I;
+  Index tile_keys;      // keys per tile
+  Index tokens, tiles;  // keys of the sequence
+  Index first_row;      // of the queries, within the sequence
+  Index rows;
+  Index radius;   // of the window, at most `tokens`; −1: none
+  Index globals;  // only with a window
   bool causal;
   bool listed;  // a block list says what exists
 
-  int64_t diagonal_begin, diagonal_end;  // tiles that hold keys at the rows' own positions
-  int64_t left_end;                      // the leftmost tile to visit, prefix tiles aside
-  int64_t right_end;                     // one past the rightmost tile to visit
-  int64_t prefix_tiles;  // tiles with global keys: visited although left of left_end
-  int64_t dense_tiles;   // what an unmasked tile of queries visits (causal: the lower triangle)
+  Index diagonal_begin, diagonal_end;  // tiles that hold keys at the rows' own positions
+  Index left_end;                      // the leftmost tile to visit, prefix tiles aside
+  Index right_end;                     // one past the rightmost tile to visit
+  Index prefix_tiles;                  // tiles with global keys: visited although left of left_end
+  Index dense_tiles;  // what an unmasked tile of queries visits (causal: the lower triangle)
 
   // Block lists: the block rows that the queries touch (the second begins at position `split`).
-  int64_t tiles_per_block, split;
+  Index tiles_per_block, split;
   const int32_t* list_begin[2];
   const int32_t* list_end[2];
 };
+using KeyRange = BasicKeyRange<int64_t>;
 
 enum TileSide : int32_t { kTileDiagonal = 0, kTileLeft = 1, kTileRight = 2 };
 
 // Where a walk over the tiles of a range stands: the next candidates, −1 when a side has ended.
-struct TileWalk {
-  int64_t diagonal, left, right;
+template <typename I>
+struct BasicTileWalk {
+  I diagonal, left, right;
   bool right_is_next;
 };
+using TileWalk = BasicTileWalk<int64_t>;
 
 // The columns of a tile that a row may see: [begin, end) and [0, prefix).
-struct TileColumns {
-  int64_t begin, end, prefix;
+template <typename I>
+struct BasicTileColumns {
+  I begin, end, prefix;
 };
+using TileColumns = BasicTileColumns<int64_t>;
 
 // A gathered query row among the keys of its sequence.
 struct RowPlace {
@@ -77,6 +85,18 @@ constexpr double kExactSpread = 87.4;
 
 LONGDOC_HOST_DEVICE inline int64_t Min(int64_t a, int64_t b) { return a < b ? a : b; }
 LONGDOC_HOST_DEVICE inline int64_t Max(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// The same among numbers of one type.
+template <typename I>
+LONGDOC_HOST_DEVICE constexpr I Least(I a, I b) {
+  return a < b ? a : b;
+}
+template <typename I>
+LONGDOC_HOST_DEVICE constexpr I Greatest(I a, I b) {
+  return a > b ? a : b;
+}
+template <typename I>
+using IndexOf = typename BasicKeyRange<I>::Index;  // takes no part in the deduction of I
 
 // ---- rules A, B and C: scalars ------------------------------------------------------------------
 
@@ -130,8 +150,9 @@ LONGDOC_HOST_DEVICE inline RowPlace PlaceRow(const int32_t* keys, int64_t count,
 // ---- block lists --------------------------------------------------------------------------------
 
 // The last list entry <= `block`, or `begin` − 1.
+template <typename I>
 LONGDOC_HOST_DEVICE inline const int32_t* LastAtMost(const int32_t* begin, const int32_t* end,
-                                                     int64_t block) {
+                                                     I block) {
   while (begin < end) {
     const int32_t* middle = begin + (end - begin) / 2;
     if (*middle <= block) {
@@ -144,9 +165,10 @@ LONGDOC_HOST_DEVICE inline const int32_t* LastAtMost(const int32_t* begin, const
 }
 
 // Whether block row `list` (0 or 1) of the range names the block of `tile`.
-LONGDOC_HOST_DEVICE inline bool IsListed(const KeyRange& range, int list, int64_t tile) {
+template <typename I>
+LONGDOC_HOST_DEVICE inline bool IsListed(const BasicKeyRange<I>& range, int list, IndexOf<I> tile) {
   if (range.list_begin[list] == range.list_end[list]) return false;
-  const int64_t block = tile / range.tiles_per_block;
+  const I block = tile / range.tiles_per_block;
   const int32_t* at = LastAtMost(range.list_begin[list], range.list_end[list], block);
   return at >= range.list_begin[list] && *at == block;
 }
@@ -187,7 +209,8 @@ LONGDOC_HOST_DEVICE inline KeyRange MaskedRange(const AttentionMask& mask, int64
   range.tiles_per_block = mask.block_tokens / tile_keys;
   const int64_t first = first_row / mask.block_tokens, last = last_row / mask.block_tokens;
   range.split = (first + 1) * mask.block_tokens;
-  for (int64_t list = 0; list <= last - first; ++list) {
+  for (int list = 0; list < 2; ++list) {
+    if (first + list > last) break;
     const int64_t* offsets = mask.block_row_offsets + list_row + first + list;
     range.list_begin[list] = mask.block_columns + offsets[0];
     range.list_end[list] = mask.block_columns + offsets[1];
@@ -230,51 +253,84 @@ LONGDOC_HOST_DEVICE inline void LimitByDistance(int64_t distance, KeyRange* rang
   }
 }
 
+// The range in 32 bits, for sequences of fewer than 2^30 keys; beyond all keys is as good as 2^30.
+LONGDOC_HOST_DEVICE inline BasicKeyRange<int32_t> Narrowed(const KeyRange& range) {
+  const auto narrow = [](int64_t x) { return static_cast<int32_t>(Least(x, int64_t{1} << 30)); };
+  BasicKeyRange<int32_t> result = {};
+  result.tile_keys = narrow(range.tile_keys);
+  result.tokens = narrow(range.tokens);
+  result.tiles = narrow(range.tiles);
+  result.first_row = narrow(range.first_row);
+  result.rows = narrow(range.rows);
+  result.radius = narrow(range.radius);
+  result.globals = narrow(range.globals);
+  result.causal = range.causal;
+  result.listed = range.listed;
+  result.diagonal_begin = narrow(range.diagonal_begin);
+  result.diagonal_end = narrow(range.diagonal_end);
+  result.left_end = narrow(range.left_end);
+  result.right_end = narrow(range.right_end);
+  result.prefix_tiles = narrow(range.prefix_tiles);
+  result.dense_tiles = narrow(range.dense_tiles);
+  result.tiles_per_block = narrow(range.tiles_per_block);
+  result.split = narrow(range.split);
+  for (int list = 0; list < 2; ++list) {
+    result.list_begin[list] = range.list_begin[list];
+    result.list_end[list] = range.list_end[list];
+  }
+  return result;
+}
+
 // ---- the walk -----------------------------------------------------------------------------------
 
 // The nearest tile <= `tile` that any row may see, or −1.
-LONGDOC_HOST_DEVICE inline int64_t NextLeft(const KeyRange& range, int64_t tile) {
+template <typename I>
+LONGDOC_HOST_DEVICE inline I NextLeft(const BasicKeyRange<I>& range, IndexOf<I> tile) {
   if (tile < 0) return -1;
   if (!range.listed) {
     if (tile >= range.left_end) return tile;
-    return Min(tile, range.prefix_tiles - 1);
+    return Least<I>(tile, range.prefix_tiles - 1);
   }
-  int64_t best = -1;
+  I best = -1;
   for (int list = 0; list < 2; ++list) {
     if (range.list_begin[list] == range.list_end[list]) continue;
     const int32_t* at =
         LastAtMost(range.list_begin[list], range.list_end[list], tile / range.tiles_per_block);
     if (at < range.list_begin[list]) continue;
-    best = Max(best, Min(tile, (*at + int64_t{1}) * range.tiles_per_block - 1));
+    best = Greatest<I>(best, Least<I>(tile, (*at + I{1}) * range.tiles_per_block - 1));
   }
   return best;
 }
 
 // The nearest tile >= `tile` that any row may see, or −1.
-LONGDOC_HOST_DEVICE inline int64_t NextRight(const KeyRange& range, int64_t tile) {
+template <typename I>
+LONGDOC_HOST_DEVICE inline I NextRight(const BasicKeyRange<I>& range, IndexOf<I> tile) {
   if (tile >= range.right_end) return -1;
   if (!range.listed) return tile;
-  int64_t best = range.right_end;
+  I best = range.right_end;
   for (int list = 0; list < 2; ++list) {
     if (range.list_begin[list] == range.list_end[list]) continue;
     const int32_t* at =
         LastAtMost(range.list_begin[list], range.list_end[list], tile / range.tiles_per_block);
     if (at >= range.list_begin[list] && *at == tile / range.tiles_per_block) return tile;
     if (at + 1 == range.list_end[list]) continue;
-    best = Min(best, at[1] * range.tiles_per_block);
+    best = Least<I>(best, at[1] * range.tiles_per_block);
   }
   return best < range.right_end ? best : -1;
 }
 
-LONGDOC_HOST_DEVICE inline TileWalk StartWalk(const KeyRange& range) {
+template <typename I>
+LONGDOC_HOST_DEVICE inline BasicTileWalk<I> StartWalk(const BasicKeyRange<I>& range) {
   return {range.diagonal_begin, range.diagonal_begin - 1, range.diagonal_end, false};
 }
 
 // The next tile of the walk and its side, or −1 at the end: the diagonal, then left and right in
 // turn, outward. EndSide() ends a side early.
-LONGDOC_HOST_DEVICE inline int64_t NextTile(const KeyRange& range, TileWalk* walk, int32_t* side) {
+template <typename I>
+LONGDOC_HOST_DEVICE inline I NextTile(const BasicKeyRange<I>& range, BasicTileWalk<I>* walk,
+                                      int32_t* side) {
   while (walk->diagonal < range.diagonal_end) {
-    const int64_t tile = walk->diagonal++;
+    const I tile = walk->diagonal++;
     if (range.listed && !IsListed(range, 0, tile) && !IsListed(range, 1, tile)) continue;
     *side = kTileDiagonal;
     return tile;
@@ -294,17 +350,19 @@ LONGDOC_HOST_DEVICE inline int64_t NextTile(const KeyRange& range, TileWalk* wal
   return -1;
 }
 
-LONGDOC_HOST_DEVICE inline void EndSide(int32_t side, TileWalk* walk) {
+template <typename I>
+LONGDOC_HOST_DEVICE inline void EndSide(int32_t side, BasicTileWalk<I>* walk) {
   (side == kTileLeft ? walk->left : walk->right) = -1;
 }
 
 // ---- masks within a tile ------------------------------------------------------------------------
 
 // Whether all of `rows` rows from `first_row` on see every key of the tile.
-LONGDOC_HOST_DEVICE inline bool IsFull(const KeyRange& range, int64_t first_row, int64_t rows,
-                                       int64_t tile) {
-  const int64_t key = tile * range.tile_keys, last_key = key + range.tile_keys - 1;
-  const int64_t last_row = first_row + rows - 1;
+template <typename I>
+LONGDOC_HOST_DEVICE inline bool IsFull(const BasicKeyRange<I>& range, IndexOf<I> first_row,
+                                       IndexOf<I> rows, IndexOf<I> tile) {
+  const I key = tile * range.tile_keys, last_key = key + range.tile_keys - 1;
+  const I last_row = first_row + rows - 1;
   if (last_key >= range.tokens) return false;
   if (range.causal && last_key > first_row) return false;
   if (range.listed) {
@@ -316,15 +374,18 @@ LONGDOC_HOST_DEVICE inline bool IsFull(const KeyRange& range, int64_t first_row,
 }
 
 // What one row may see of a tile that is not full; `in_list`: whether its block row names the tile.
-LONGDOC_HOST_DEVICE inline TileColumns VisibleColumns(const KeyRange& range, int64_t row,
-                                                      int64_t tile, bool in_list) {
-  const int64_t key = tile * range.tile_keys;
-  int64_t last = Min(range.tile_keys, range.tokens - key);
-  if (range.causal) last = Min(last, row - key + 1);
+template <typename I>
+LONGDOC_HOST_DEVICE inline BasicTileColumns<I> VisibleColumns(const BasicKeyRange<I>& range,
+                                                              IndexOf<I> row, IndexOf<I> tile,
+                                                              bool in_list) {
+  const I key = tile * range.tile_keys;
+  I last = Least<I>(range.tile_keys, range.tokens - key);
+  if (range.causal) last = Least<I>(last, row - key + 1);
   if (!in_list || last < 0) last = 0;
   if (range.radius < 0 || row < range.globals) return {0, last, 0};
-  return {Min(Max(0, row - range.radius - key), range.tile_keys),
-          Max(0, Min(last, row + range.radius + 1 - key)), Max(0, Min(last, range.globals - key))};
+  return {Least<I>(Greatest<I>(0, row - range.radius - key), range.tile_keys),
+          Greatest<I>(0, Least<I>(last, row + range.radius + 1 - key)),
+          Greatest<I>(0, Least<I>(last, range.globals - key))};
 }
 
 }  // namespace

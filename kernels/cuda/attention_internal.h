@@ -34,7 +34,7 @@ constexpr float kLog2E = 1.44269504088896341f;
 // The tiles of the two kernels. A block list whose blocks do not fit the sm_90a tile goes to the
 // sm_80 kernel, see UsesSm90().
 constexpr TileShape Sm80Tile(int32_t) { return {128, 64}; }
-constexpr TileShape Sm90Tile(int32_t) { return {128, 128}; }
+constexpr TileShape Sm90Tile(int32_t head_dim) { return {head_dim == 64 ? 192 : 128, 128}; }
 
 // What may end a side within the loop; kExactMax is rule C's form for EXACT.
 enum class LoopRule : int32_t { kNone, kB, kC, kExactMax };
@@ -123,6 +123,8 @@ cudaError_t PrepareAttention(const AttentionParams& params, cudaStream_t stream)
 // The forward kernels, after PrepareAttention on the same stream. `multiprocessors` of the device.
 cudaError_t LaunchAttentionSm80(const AttentionParams& params, int multiprocessors,
                                 cudaStream_t stream);
+cudaError_t LaunchAttentionSm80Fp16(const AttentionParams& params, int multiprocessors,
+                                    cudaStream_t stream);
 cudaError_t LaunchAttentionSm90(const AttentionParams& params, int multiprocessors,
                                 cudaStream_t stream);
 

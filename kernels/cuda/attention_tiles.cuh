@@ -9,23 +9,24 @@ namespace {  // NOLINT: internal linkage, like kernels/ranges.h
 
 // A test for one tile of one side, the same for every row. Loads from memory: make it early.
 struct SideTest {
-  float norm;     // of the keys from the tile outward, with slack
-  float log_sum;  // rule C: log2 of the sum over positions outward of `edge`; else 0
-  int32_t edge;   // position of the tile's nearest key
+  float norm;    // of the keys from the tile outward, with slack
+  float sum;     // rule C: of e^(−slope·distance from `edge`) over the keys from it outward
+  int32_t edge;  // position of the tile's nearest key
 };
 
+template <bool kGathered>
 __device__ inline SideTest MakeSideTest(const AttentionParams& p, const AttentionItem& item,
                                         int64_t tile, int32_t side) {
-  SideTest test = {0, 0, 0};
+  SideTest test = {0, 1, 0};
   if (item.rule == LoopRule::kNone || side == kTileDiagonal) return test;
   const KeyRange& range = item.range;
   const bool left = side == kTileLeft;
   const int64_t first = tile * range.tile_keys;
   const int64_t key = left ? Min(first + range.tile_keys, range.tokens) - 1 : first;
   test.norm = (left ? p.left_norms : p.right_norms)[item.norms + tile] + item.slack_norm;
-  test.edge = p.gathered ? p.k_positions[item.k_begin + key] : static_cast<int32_t>(key);
-  if (item.rule == LoopRule::kC) {
-    test.log_sum = log2f((left ? p.left_sums : p.right_sums)[item.sums + key]);
+  test.edge = kGathered ? p.k_positions[item.k_begin + key] : static_cast<int32_t>(key);
+  if (kGathered && item.rule == LoopRule::kC) {
+    test.sum = (left ? p.left_sums : p.right_sums)[item.sums + key];
   }
   return test;
 }
@@ -68,13 +69,16 @@ __device__ inline float Log2AtLeast(float x) {
 // Whether a row with running maximum `max` (base 2, true units; gathered: relative to its nearest
 // key) and running sum `sum` may leave out the tested tile and all beyond it. All rows of a warp
 // must agree before it ends the side.
+template <bool kGathered>
 __device__ inline bool MayEndSide(const AttentionItem& item, const SideTest& test, int32_t side,
                                   const RowBound& row, float max, float sum) {
   const int32_t apart = side == kTileLeft ? row.place - test.edge : test.edge - row.place;
-  const float distance = static_cast<float>(apart - row.nearest);
+  const float distance = static_cast<float>(kGathered ? apart - row.nearest : apart);
   const float slope = item.slope * (1 - 0x1p-20f);  // for the rounding of the bias
-  const float mass = fmaf(-slope, distance, fmaf(row.norm, test.norm, test.log_sum));
-  const float seen = item.rule == LoopRule::kExactMax ? max : max + Log2AtLeast(sum);
+  const float log_sum = kGathered ? log2f(test.sum) : 0.0f;
+  const float mass = fmaf(-slope, distance, fmaf(row.norm, test.norm, log_sum));
+  const bool exact = kGathered && item.rule == LoopRule::kExactMax;
+  const float seen = exact ? max : max + Log2AtLeast(sum);
   return fmaxf(seen - row.centre_dot - item.rule_constant, row.limit) >= mass;
 }
 
