@@ -120,9 +120,9 @@ __global__ void __launch_bounds__(kMqaThreads) MqaFewRows(const MqaParams p) {
       const char* from =
           block + stretch % Stretch::kPerBlock * (Stretch::kKeys * 2) * int64_t{p.dim};
       const int valid = range.visible - stretch * Stretch::kKeys;
-      CopyRows<kDim, Stretch::kKeys, 32>(slot, from, p.dim, valid, lane);
-      CopyRows<kDim, Stretch::kKeys, 32>(slot + Stretch::kPanelBytes,
-                                         from + 2 * kKeyBlock * int64_t{p.dim}, p.dim, valid, lane);
+      CopyRows<kDim, Stretch::kKeys, 32, true>(slot, from, p.dim, valid, lane);
+      CopyRows<kDim, Stretch::kKeys, 32, true>(
+          slot + Stretch::kPanelBytes, from + 2 * kKeyBlock * int64_t{p.dim}, p.dim, valid, lane);
       const int next = stretch + kMqaWarps;
       if (next < end) block = BlockAddress(p, rows.sequence, next / Stretch::kPerBlock);
     }
@@ -213,8 +213,8 @@ __global__ void __launch_bounds__(kMqaThreads, 2) MqaManyRows(const MqaParams p)
     if (block < range.block_end) {
       unsigned char* slot = slots + (block - range.block_begin) % Many::kStages * kSlot;
       const int valid = range.visible - block * static_cast<int>(kKeyBlock);
-      CopyRows<kDim, kKeyBlock, kMqaThreads>(slot, address, p.dim, valid, thread);
-      CopyRows<kDim, kKeyBlock, kMqaThreads>(
+      CopyRows<kDim, kKeyBlock, kMqaThreads, false>(slot, address, p.dim, valid, thread);
+      CopyRows<kDim, kKeyBlock, kMqaThreads, false>(
           slot + Many::kPanelBytes, address + 2 * kKeyBlock * int64_t{p.dim}, p.dim, valid, thread);
       if (block + 1 < range.block_end) address = BlockAddress(p, rows.sequence, block + 1);
     }

@@ -31,8 +31,8 @@ __device__ __forceinline__ const unsigned char* PiecePair(const unsigned char* a
 }
 
 // Starts the copies of kRows rows of `dim` elements, zero beyond `valid_rows` and `dim`, by
-// `kThreads` threads.
-template <int kDim, int kRows, int kThreads>
+// `kThreads` threads. kOnce: no other thread block wants them.
+template <int kDim, int kRows, int kThreads, bool kOnce>
 __device__ inline void CopyRows(unsigned char* shared, const char* global, int dim, int valid_rows,
                                 int thread) {
   constexpr int kPieces = kDim / 8, kRowStep = kThreads / kPieces;
@@ -43,7 +43,13 @@ __device__ inline void CopyRows(unsigned char* shared, const char* global, int d
 #pragma unroll
   for (int i = 0; i < kRows / kRowStep; ++i) {
     const int row = first + i * kRowStep;
-    CopyAsync16(shared + Swizzled<kDim>(row, piece), from, row < valid_rows && piece * 8 < dim);
+    const bool valid = row < valid_rows && piece * 8 < dim;
+    unsigned char* to = shared + Swizzled<kDim>(row, piece);
+    if constexpr (kOnce) {
+      CopyAsync16Once(to, from, valid);
+    } else {
+      CopyAsync16(to, from, valid);
+    }
     from += kRowStep * 2 * dim;
   }
 }

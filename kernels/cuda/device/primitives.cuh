@@ -129,6 +129,21 @@ __device__ __forceinline__ void CopyAsync16(void* shared, const void* global, bo
 #endif
 }
 
+// The same for memory that is read once: it is the first to leave L2 when others want room.
+__device__ __forceinline__ void CopyAsync16Once(void* shared, const void* global, bool valid) {
+#if defined(LONGDOC_CUDA_EMULATION)
+  emulation::CopyAsync16(shared, global, valid);
+#else
+  uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;"
+               :
+               : "r"(SharedAddress(shared)), "l"(__cvta_generic_to_global(global)),
+                 "r"(valid ? 16 : 0), "l"(policy)
+               : "memory");
+#endif
+}
+
 __device__ __forceinline__ void CopyAsyncCommit() {
 #if defined(LONGDOC_CUDA_EMULATION)
   emulation::CopyAsyncCommit();
