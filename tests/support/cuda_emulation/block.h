@@ -66,12 +66,12 @@ struct Thread {
   WgmmaState wgmma;
 };
 
-// Lanes on their way to one collective.
+// Lanes on their way to one collective; free while nobody has arrived.
 struct Meeting {
   uint32_t mask = 0, arrived = 0;
   const char* operation = nullptr;
   void (*complete)(void* const*) = nullptr;
-  void* slots[32];
+  void* slots[32];  // of those that have arrived
 };
 
 struct Warp {

@@ -11,26 +11,26 @@ namespace longdoc::kernels::cuda::emulation {
 namespace {
 
 // Runs a meeting that is complete and lets its lanes go on, in lane order.
-void Finish(Warp& warp, size_t i) {
-  const Meeting meeting = warp.meetings[i];
-  warp.meetings.erase(warp.meetings.begin() + static_cast<std::ptrdiff_t>(i));
-  if (meeting.complete != nullptr) meeting.complete(meeting.slots);
+void Finish(Warp& warp, Meeting& meeting) {
+  const uint32_t arrived = meeting.arrived;
+  if (meeting.complete != nullptr) {
+    for (int lane = 0; lane < 32; ++lane) {
+      if ((arrived >> lane & 1) == 0) meeting.slots[lane] = nullptr;
+    }
+    meeting.complete(meeting.slots);
+  }
+  meeting.arrived = 0;  // free
   const int first = static_cast<int>(&warp - block.warps) * 32;
-  for (int lane = 0; lane < 32; ++lane) {
-    if ((meeting.arrived >> lane & 1) != 0) MakeReady(first + lane);
+  for (uint32_t rest = arrived; rest != 0; rest &= rest - 1) {
+    MakeReady(first + __builtin_ctz(rest));
   }
 }
 
 }  // namespace
 
 void RecheckWarp(Warp& warp) {
-  for (size_t i = 0; i < warp.meetings.size();) {
-    const Meeting& m = warp.meetings[i];
-    if (m.arrived == (m.mask & warp.live)) {
-      Finish(warp, i);
-    } else {
-      ++i;
-    }
+  for (Meeting& m : warp.meetings) {
+    if (m.arrived != 0 && m.arrived == (m.mask & warp.live)) Finish(warp, m);
   }
 }
 
@@ -40,24 +40,34 @@ void WarpMeet(const char* operation, uint32_t mask, void* slot, Complete complet
   if ((mask >> lane & 1) == 0) {
     Fail("%s: lane %d is not in its own mask %08x", operation, lane, mask);
   }
-  size_t i = 0;
-  while (i < warp.meetings.size() && warp.meetings[i].mask != mask) ++i;
-  if (i == warp.meetings.size()) {
-    warp.meetings.emplace_back();
-    warp.meetings[i].mask = mask;
-    warp.meetings[i].operation = operation;
-    warp.meetings[i].complete = complete;
-    for (void*& s : warp.meetings[i].slots) s = nullptr;
+  Meeting* m = nullptr;
+  Meeting* free = nullptr;
+  for (Meeting& other : warp.meetings) {
+    if (other.arrived == 0) {
+      free = &other;
+    } else if (other.mask == mask) {
+      m = &other;
+      break;
+    }
   }
-  Meeting& m = warp.meetings[i];
-  if (std::strcmp(m.operation, operation) != 0) {
+  if (m == nullptr) {
+    if (free == nullptr) {
+      warp.meetings.emplace_back();
+      free = &warp.meetings.back();
+    }
+    m = free;
+    m->mask = mask;
+    m->operation = operation;
+    m->complete = complete;
+  }
+  if (m->operation != operation && std::strcmp(m->operation, operation) != 0) {
     Fail("lanes %08x of warp %d disagree: %s here, %s by lanes %08x", mask, self->id / 32,
-         operation, m.operation, m.arrived);
+         operation, m->operation, m->arrived);
   }
-  m.slots[lane] = slot;
-  m.arrived |= 1u << lane;
-  if (m.arrived == (mask & warp.live)) {
-    Finish(warp, i);
+  m->slots[lane] = slot;
+  m->arrived |= 1u << lane;
+  if (m->arrived == (mask & warp.live)) {
+    Finish(warp, *m);
     Wait(WaitKind::kNothing, 0, "");
   } else {
     Wait(WaitKind::kWarp, mask, operation);
@@ -213,23 +223,21 @@ void Mma(void* const* slots) {
   for (int l = 0; l < 32; ++l) {
     const MmaSlot& s = *static_cast<const MmaSlot*>(slots[l]);
     const int g = l / 4, t = l % 4;
+    WidenPair(s.a[0], s.bf16, &a[g][2 * t]);
+    WidenPair(s.a[1], s.bf16, &a[g + 8][2 * t]);
+    WidenPair(s.a[2], s.bf16, &a[g][2 * t + 8]);
+    WidenPair(s.a[3], s.bf16, &a[g + 8][2 * t + 8]);
+    float rows[4];
+    WidenPair(s.b[0], s.bf16, rows);
+    WidenPair(s.b[1], s.bf16, rows + 2);
     for (int half = 0; half < 2; ++half) {
-      const int c = 2 * t + half, shift = 16 * half;
-      a[g][c] = Widen(static_cast<uint16_t>(s.a[0] >> shift), s.bf16);
-      a[g + 8][c] = Widen(static_cast<uint16_t>(s.a[1] >> shift), s.bf16);
-      a[g][c + 8] = Widen(static_cast<uint16_t>(s.a[2] >> shift), s.bf16);
-      a[g + 8][c + 8] = Widen(static_cast<uint16_t>(s.a[3] >> shift), s.bf16);
-      b[c][g] = Widen(static_cast<uint16_t>(s.b[0] >> shift), s.bf16);
-      b[c + 8][g] = Widen(static_cast<uint16_t>(s.b[1] >> shift), s.bf16);
-      d[g][c] = s.d[half];
-      d[g + 8][c] = s.d[2 + half];
+      b[2 * t + half][g] = rows[half];
+      b[2 * t + 8 + half][g] = rows[2 + half];
+      d[g][2 * t + half] = s.d[half];
+      d[g + 8][2 * t + half] = s.d[2 + half];
     }
   }
-  for (int i = 0; i < 16; ++i) {
-    for (int k = 0; k < 16; ++k) {
-      for (int j = 0; j < 8; ++j) d[i][j] += a[i][k] * b[k][j];
-    }
-  }
+  MultiplyAdd(a, b[0], d[0], 8, 8);
   for (int l = 0; l < 32; ++l) {
     const MmaSlot& s = *static_cast<const MmaSlot*>(slots[l]);
     const int g = l / 4, t = l % 4;

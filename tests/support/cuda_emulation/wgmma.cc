@@ -38,7 +38,7 @@ void Chunk(uint32_t address, bool bf16, const char* what, float (&out)[8]) {
   address ^= (address >> 7 & 7) << 4;
   uint16_t bits[8];
   std::memcpy(bits, SharedMemory(address, 16, 16, what), 16);
-  for (int i = 0; i < 8; ++i) out[i] = Widen(bits[i], bf16);
+  Widen(bits, 8, bf16, out);
 }
 
 // Rows [first, first + rows) of a K-major operand, 16 elements of K each. Rows are 128 bytes apart
@@ -110,12 +110,11 @@ void Execute(Thread* const* threads, size_t i) {
       Fail("wgmma: lanes 0 and %d of a warp issued different products", l);
     }
     const int g = l / 4, t = l % 4;
-    for (int half = 0; half < 2 && op.from_registers; ++half) {
-      const int c = 2 * t + half, shift = 16 * half;
-      a[g][c] = Widen(static_cast<uint16_t>(mine.a_registers[0] >> shift), op.bf16);
-      a[g + 8][c] = Widen(static_cast<uint16_t>(mine.a_registers[1] >> shift), op.bf16);
-      a[g][c + 8] = Widen(static_cast<uint16_t>(mine.a_registers[2] >> shift), op.bf16);
-      a[g + 8][c + 8] = Widen(static_cast<uint16_t>(mine.a_registers[3] >> shift), op.bf16);
+    if (op.from_registers) {
+      WidenPair(mine.a_registers[0], op.bf16, &a[g][2 * t]);
+      WidenPair(mine.a_registers[1], op.bf16, &a[g + 8][2 * t]);
+      WidenPair(mine.a_registers[2], op.bf16, &a[g][2 * t + 8]);
+      WidenPair(mine.a_registers[3], op.bf16, &a[g + 8][2 * t + 8]);
     }
     flights[l] = &Accumulators(*threads[l], mine.d);
     const float* values = flights[l]->values;
@@ -128,12 +127,7 @@ void Execute(Thread* const* threads, size_t i) {
     }
   }
   const int n = op.n;
-  for (int r = 0; r < 16; ++r) {
-    for (int k = 0; k < 16; ++k) {
-      const float x = a[r][k];
-      for (int c = 0; c < n; ++c) d[r][c] += x * b[k][c];
-    }
-  }
+  MultiplyAdd(a, b[0], d[0], n, kMaxN);
   for (int l = 0; l < 32; ++l) {
     const int g = l / 4, t = l % 4;
     float* values = flights[l]->values;
