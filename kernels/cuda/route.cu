@@ -3,14 +3,15 @@
 //
 // Seven short steps in stream order, no block ever waits for another. Scores (0.4 MB at 100,000)
 // are read from memory once and from L2 after that:
-//   clear      the histograms (a memset)
+//   clear      the histograms
 //   count 0-2  histogram of the keys' next 11 bits, among those that share the pivot's bits so far;
 //              every block first finds those bits itself, from the histogram before (8 KB)
 //   tally      the pivot; per block: keys above it, keys equal to it, sum of e^(s − c) below it
 //   choose     every block adds up the tallies before it, and so knows where its chosen go
 //   weigh      one block solves for the threshold by Newton's method and scales the weights
-// Each is a few microseconds of latency; nothing waits for memory bandwidth until n is millions.
-// Every sum is in double and in an order that n and k fix.
+// Each is a few microseconds of latency; nothing waits for memory bandwidth until n is millions. A
+// short text takes all steps in one launch of one block instead. Every sum is in double and in an
+// order that n and k fix.
 #include <cstdint>
 
 #include "kernels/cuda/cuda_kernels.h"
@@ -21,11 +22,11 @@
 namespace longdoc::kernels::cuda {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kItems = 4;  // consecutive scores of a thread in one tile
-constexpr int kTile = kThreads * kItems;
+constexpr int kThreads = 256;      // of a block of many
+constexpr int kAllThreads = 1024;  // of a block that works alone
+constexpr int kItems = 4;          // consecutive scores of a thread in one tile
+constexpr int64_t kMaxShort = 2 * kAllThreads * kItems;  // scores of one block alone
 constexpr int kMaxBlocks = 1024;  // what a block adds up in `choose` is bounded by it
-constexpr int kSolveThreads = 1024;
 constexpr int kBins = 2048;
 constexpr int kPasses = 3;
 
@@ -53,7 +54,7 @@ struct RouteParams {
   int32_t* indices;
   float* weights;
   Workspace* workspace;
-  int64_t chunk;  // scores of a block, a multiple of kTile
+  int64_t chunk;  // scores of a block, a multiple of its tile: threads · kItems
   bool aligned;   // scores on 16 bytes
 };
 
@@ -70,11 +71,11 @@ __device__ __forceinline__ float ScoreOf(uint32_t key) {
 
 // f(first index, scores, how many of the kItems exist) for every tile of the block's part, by all
 // threads of the block together.
-template <class F>
+template <int kBlock, class F>
 __device__ __forceinline__ void ForTiles(const RouteParams& p, const F& f) {
   const int64_t begin = static_cast<int64_t>(blockIdx.x) * p.chunk;
   const int64_t end = begin + p.chunk < p.n ? begin + p.chunk : p.n;
-  for (int64_t tile = begin; tile < end; tile += kTile) {
+  for (int64_t tile = begin; tile < end; tile += kBlock * kItems) {
     const int64_t first = tile + static_cast<int64_t>(threadIdx.x) * kItems;
     float scores[kItems] = {};
     int count = 0;
@@ -95,16 +96,17 @@ __device__ __forceinline__ void ForTiles(const RouteParams& p, const F& f) {
 
 // The pivot with the digit of one more pass, for all threads of the block. `last` is the pivot
 // before it; `histogram` counts the digits of all keys that share its bits.
+template <int kBlock>
 __device__ inline Pivot FindDigit(const uint32_t* histogram, const Pivot& last, int pass) {
-  constexpr int kPart = kBins / kThreads;  // bins of a thread, the highest to thread 0
+  constexpr int kPart = kBins / kBlock;  // bins of a thread, the highest to thread 0
   const int top = kBins - kPart * static_cast<int>(threadIdx.x) - 1;
   uint32_t bins[kPart], sum = 0, total;
 #pragma unroll
   for (int i = 0; i < kPart; ++i) {
-    bins[i] = __ldg(histogram + top - i);
+    bins[i] = histogram[top - i];
     sum += bins[i];
   }
-  uint32_t before = BlockScan<kThreads>(sum, &total);
+  uint32_t before = BlockScan<kBlock>(sum, &total);
   __shared__ uint32_t found[3];
   if (before < last.wanted && last.wanted - before <= sum) {  // one thread
 #pragma unroll
@@ -124,6 +126,7 @@ __device__ inline Pivot FindDigit(const uint32_t* histogram, const Pivot& last, 
 }
 
 // The pivot after `passes` digits, of which all but the last were found by the step before.
+template <int kBlock>
 __device__ inline Pivot FindPivot(const RouteParams& p, int passes) {
   const uint32_t n = static_cast<uint32_t>(p.n);
   Pivot pivot = {0, static_cast<uint32_t>(p.k), n, n};
@@ -133,40 +136,40 @@ __device__ inline Pivot FindPivot(const RouteParams& p, int passes) {
   if (pass > 0) {
     pivot = p.workspace->pivots[pass - 1];
   } else {
-    pivot.numbers -= __ldg(histogram);  // keys below 2^21: no number has one
+    pivot.numbers -= histogram[0];  // keys below 2^21: no number has one
   }
-  pivot = FindDigit(histogram, pivot, pass);
+  pivot = FindDigit<kBlock>(histogram, pivot, pass);
   if (blockIdx.x == 0 && threadIdx.x == 0) p.workspace->pivots[pass] = pivot;
   return pivot;
 }
 
-template <int kPass>
-__global__ void __launch_bounds__(kThreads) CountDigits(RouteParams p) {
+template <int kBlock>
+__device__ inline void CountDigits(const RouteParams& p, int pass) {
   __shared__ uint32_t bins[kBins];
-  for (int i = static_cast<int>(threadIdx.x); i < kBins; i += kThreads) bins[i] = 0;
-  const Pivot pivot = FindPivot(p, kPass);
+  for (int i = static_cast<int>(threadIdx.x); i < kBins; i += kBlock) bins[i] = 0;
+  const Pivot pivot = FindPivot<kBlock>(p, pass);
+  const int shift = Shift(pass), known = pass == 0 ? 0 : Shift(pass - 1);
   __syncthreads();
-  ForTiles(p, [&](int64_t, const float(&scores)[kItems], int count) {
+  ForTiles<kBlock>(p, [&](int64_t, const float(&scores)[kItems], int count) {
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
       const uint32_t key = KeyOf(scores[i]);
-      // The bits of the digits before are the pivot's.
-      const bool candidate =
-          kPass == 0 || (key ^ pivot.key) >> Shift(kPass == 0 ? 0 : kPass - 1) == 0;
-      if (i < count && candidate) atomicAdd(&bins[key >> Shift(kPass) & (kBins - 1)], 1u);
+      const bool candidate = pass == 0 || (key ^ pivot.key) >> known == 0;
+      if (i < count && candidate) atomicAdd(&bins[key >> shift & (kBins - 1)], 1u);
     }
   });
   __syncthreads();
-  for (int i = static_cast<int>(threadIdx.x); i < kBins; i += kThreads) {
-    if (bins[i] != 0) atomicAdd(&p.workspace->histograms[kPass][i], bins[i]);
+  for (int i = static_cast<int>(threadIdx.x); i < kBins; i += kBlock) {
+    if (bins[i] != 0) atomicAdd(&p.workspace->histograms[pass][i], bins[i]);
   }
 }
 
-__global__ void __launch_bounds__(kThreads) Tally(RouteParams p) {
-  const Pivot pivot = FindPivot(p, kPasses);
+template <int kBlock>
+__device__ inline void Tally(const RouteParams& p) {
+  const Pivot pivot = FindPivot<kBlock>(p, kPasses);
   const float centre = ScoreOf(pivot.key);
   double sums[3] = {};  // above, equal, below
-  ForTiles(p, [&](int64_t, const float(&scores)[kItems], int count) {
+  ForTiles<kBlock>(p, [&](int64_t, const float(&scores)[kItems], int count) {
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
       if (i >= count) continue;
@@ -176,7 +179,7 @@ __global__ void __launch_bounds__(kThreads) Tally(RouteParams p) {
       if (scores[i] < centre) sums[2] += Exp<Lane>(scores[i] - centre);
     }
   });
-  BlockSum<kThreads>(sums);
+  BlockSum<kBlock>(sums);
   if (threadIdx.x == 0) {
     p.workspace->above[blockIdx.x] = sums[0];
     p.workspace->equal[blockIdx.x] = sums[1];
@@ -199,18 +202,19 @@ __device__ inline float ExpAbove(float score, float centre) {
   return Exp<Lane>(x, low);
 }
 
-__global__ void __launch_bounds__(kThreads) Choose(RouteParams p) {
+template <int kBlock>
+__device__ inline void Choose(const RouteParams& p) {
   const Pivot pivot = p.workspace->pivots[kPasses - 1];
   const float centre = ScoreOf(pivot.key);
   double before[2] = {};  // above and equal, in the blocks before this one: exact integers
-  for (unsigned b = threadIdx.x; b < blockIdx.x; b += kThreads) {
+  for (unsigned b = threadIdx.x; b < blockIdx.x; b += kBlock) {
     before[0] += p.workspace->above[b];
     before[1] += p.workspace->equal[b];
   }
-  BlockSum<kThreads>(before);
+  BlockSum<kBlock>(before);
   uint32_t above = static_cast<uint32_t>(before[0]), equal = static_cast<uint32_t>(before[1]);
-  ForTiles(p, [&](int64_t first, const float(&scores)[kItems], int count) {
-    // Both counts of a tile in one scan: they are at most kTile < 2^16.
+  ForTiles<kBlock>(p, [&](int64_t first, const float(&scores)[kItems], int count) {
+    // Both counts of a tile in one scan: they are below 2^16.
     uint32_t own = 0, total;
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
@@ -218,7 +222,7 @@ __global__ void __launch_bounds__(kThreads) Choose(RouteParams p) {
       if (i < count && key > pivot.key) own += 1u << 16;
       if (i < count && key == pivot.key) own += 1u;
     }
-    const uint32_t lower = BlockScan<kThreads>(own, &total);
+    const uint32_t lower = BlockScan<kBlock>(own, &total);
     uint32_t a = above + (lower >> 16), e = equal + (lower & 0xffff);
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
@@ -242,36 +246,77 @@ __global__ void __launch_bounds__(kThreads) Choose(RouteParams p) {
 
 // f(x) = sum over chosen of min(1, e·x) + rest·x = k from the left: every step clips more of the
 // chosen, or ends. One block; the chosen lie in L1 and L2.
-__global__ void __launch_bounds__(kSolveThreads) Weigh(RouteParams p, int blocks) {
+__device__ inline void Weigh(const RouteParams& p, int blocks) {
   const Pivot pivot = p.workspace->pivots[kPasses - 1];
   if (AllClipped(p, pivot)) return;
   double rest[1] = {};
-  for (int b = static_cast<int>(threadIdx.x); b < blocks; b += kSolveThreads) {
+  for (int b = static_cast<int>(threadIdx.x); b < blocks; b += kAllThreads) {
     rest[0] += p.workspace->below[b];
   }
-  BlockSum<kSolveThreads>(rest);
+  BlockSum<kAllThreads>(rest);
   rest[0] += static_cast<double>(pivot.equal - pivot.wanted);
   double x = 0, last_count = static_cast<double>(p.k) + 1;
   while (true) {
     double sums[2] = {};  // e and number of the chosen that x does not clip
 #pragma unroll 4
-    for (int64_t r = threadIdx.x; r < p.k; r += kSolveThreads) {
+    for (int64_t r = threadIdx.x; r < p.k; r += kAllThreads) {
       const double e = p.weights[r];
       if (e * x < 1) {
         sums[0] += e;
         sums[1] += 1;
       }
     }
-    BlockSum<kSolveThreads>(sums);
+    BlockSum<kAllThreads>(sums);
     // 0: rounding alone, the last ones are just at 1. Counts only fall, or x has been found.
     if (sums[1] == 0 || sums[1] >= last_count) break;
     last_count = sums[1];
     x = sums[1] / (sums[0] + rest[0]);
   }
-  for (int64_t r = threadIdx.x; r < p.k; r += kSolveThreads) {
+  for (int64_t r = threadIdx.x; r < p.k; r += kAllThreads) {
     const double weight = p.weights[r] * x;
     p.weights[r] = weight < 1 ? static_cast<float>(weight) : 1.0f;
   }
+}
+
+// ---- launches
+// ------------------------------------------------------------------------------------
+
+__global__ void __launch_bounds__(kThreads) CountKernel(RouteParams p, int pass) {
+  CountDigits<kThreads>(p, pass);
+}
+__global__ void __launch_bounds__(kThreads) TallyKernel(RouteParams p) { Tally<kThreads>(p); }
+__global__ void __launch_bounds__(kThreads) ChooseKernel(RouteParams p) { Choose<kThreads>(p); }
+__global__ void __launch_bounds__(kAllThreads) WeighKernel(RouteParams p, int blocks) {
+  Weigh(p, blocks);
+}
+
+// All steps by one block; what one leaves in memory the next sees after a barrier.
+__global__ void __launch_bounds__(kAllThreads) RouteShort(RouteParams p) {
+  uint32_t* bins = p.workspace->histograms[0];
+  for (int i = static_cast<int>(threadIdx.x); i < kPasses * kBins; i += kAllThreads) bins[i] = 0;
+  for (int pass = 0; pass < kPasses; ++pass) {
+    __syncthreads();
+    CountDigits<kAllThreads>(p, pass);
+  }
+  __syncthreads();
+  Tally<kAllThreads>(p);
+  __syncthreads();
+  Choose<kAllThreads>(p);
+  __syncthreads();
+  Weigh(p, 1);
+}
+
+cudaError_t RouteLong(const RouteParams& p, cudaStream_t stream) {
+  const dim3 grid = GridOf(p.n, p.chunk), block(kThreads);
+  cudaError_t error =
+      cudaMemsetAsync(p.workspace->histograms, 0, sizeof(Workspace::histograms), stream);
+  for (int pass = 0; pass < kPasses && error == cudaSuccess; ++pass) {
+    error = Launch(CountKernel, grid, block, 0, stream, p, pass);
+  }
+  if (error == cudaSuccess) error = Launch(TallyKernel, grid, block, 0, stream, p);
+  if (error == cudaSuccess) error = Launch(ChooseKernel, grid, block, 0, stream, p);
+  if (error != cudaSuccess) return error;
+  return Launch(WeighKernel, dim3(1), dim3(kAllThreads), 0, stream, p, static_cast<int>(grid.x));
 }
 
 }  // namespace
@@ -288,21 +333,13 @@ cudaError_t Route(const RouteArgs& args, cudaStream_t stream) {
   p.indices = args.indices;
   p.weights = args.weights;
   p.workspace = static_cast<Workspace*>(args.scratch);
-  p.chunk = RoundUp(CeilDiv(args.n, kMaxBlocks), kTile);
   p.aligned = VectorRows(args.scores, 0);
-  const dim3 grid = GridOf(args.n, p.chunk), block(kThreads);
-  cudaError_t error =
-      cudaMemsetAsync(p.workspace->histograms, 0, sizeof(Workspace::histograms), stream);
-  const auto launch = [&](void (*kernel)(RouteParams)) {
-    if (error == cudaSuccess) error = Launch(kernel, grid, block, 0, stream, p);
-  };
-  launch(CountDigits<0>);
-  launch(CountDigits<1>);
-  launch(CountDigits<2>);
-  launch(Tally);
-  launch(Choose);
-  if (error != cudaSuccess) return error;
-  return Launch(Weigh, dim3(1), dim3(kSolveThreads), 0, stream, p, static_cast<int>(grid.x));
+  if (args.n <= kMaxShort) {
+    p.chunk = kMaxShort;
+    return Launch(RouteShort, dim3(1), dim3(kAllThreads), 0, stream, p);
+  }
+  p.chunk = RoundUp(CeilDiv(args.n, kMaxBlocks), kThreads * kItems);
+  return RouteLong(p, stream);
 }
 
 }  // namespace longdoc::kernels::cuda

@@ -76,8 +76,17 @@ void ExpectRouted(const std::vector<float>& scores, int64_t k, int64_t shift = 0
   }
 }
 
+// The same problem also among so many lower scores that several blocks share the work.
+void ExpectRoutedShortAndLong(const std::vector<float>& scores, int64_t k) {
+  ExpectRouted(scores, k);
+  std::vector<float> padded(9500, -std::numeric_limits<float>::max());
+  std::copy(scores.begin(), scores.end(), padded.begin() + 5000);
+  ExpectRouted(padded, k);
+  ExpectRouted(padded, k + 4000);
+}
+
 PARITY_TEST(routing_random_scores) {
-  for (int64_t n : {1, 2, 3, 5, 64, 1000, 1024, 1025, 4099}) {
+  for (int64_t n : {1, 2, 3, 5, 64, 1000, 4096, 4099, 8192, 8193, 10241}) {
     for (float spread : {0.0f, 0.01f, 1.0f, 5.0f, 40.0f, 1e4f, 1e30f}) {
       if (SmallShapes() && n > 64 && spread != 1.0f && spread != 40.0f && n != 1000) continue;
       const std::vector<float> scores = RandomFloats(n, static_cast<uint32_t>(n), spread, -0.3f);
@@ -120,20 +129,20 @@ PARITY_TEST(routing_many_tiles_per_block) {
 
 PARITY_TEST(routing_ties_go_to_the_lower_index) {
   std::vector<float> scores(50, 1.5f);
-  for (int64_t k : {0, 1, 7, 49, 50}) ExpectRouted(scores, k);
+  for (int64_t k : {0, 1, 7, 49, 50}) ExpectRoutedShortAndLong(scores, k);
   scores[30] = 4.0f;
   scores[3] = -4.0f;
   EXPECT(RunOnDevice(scores, 4).indices == (std::vector<int32_t>{0, 1, 2, 30}));
-  ExpectRouted(scores, 4);
-  ExpectRouted(scores, 49);
+  ExpectRoutedShortAndLong(scores, 4);
+  ExpectRoutedShortAndLong(scores, 49);
   // Few distinct values, so that the pivot is always a tie, also across tiles and blocks.
   std::mt19937 generator(12);
   std::vector<float> coarse(3001);
   for (float& x : coarse) x = static_cast<float>(generator() % 7) - 3.0f;
-  for (int64_t k : {1, 400, 1500, 3000}) ExpectRouted(coarse, k);
+  for (int64_t k : {1, 400, 1500, 3000}) ExpectRoutedShortAndLong(coarse, k);
   const std::vector<float> zeros{-0.0f, -1.0f, 0.0f, -0.0f, 0.0f, -2.0f};
   EXPECT(RunOnDevice(zeros, 3).indices == (std::vector<int32_t>{0, 2, 3}));
-  ExpectRouted(zeros, 3);
+  ExpectRoutedShortAndLong(zeros, 3);
 }
 
 PARITY_TEST(routing_extreme_scores) {
@@ -143,17 +152,17 @@ PARITY_TEST(routing_extreme_scores) {
   for (size_t i = 0; i < denormal.size(); ++i) {
     denormal[i] = tiny * static_cast<float>((i * 37) % 100) * (i % 2 == 0 ? 1.0f : -1.0f);
   }
-  for (int64_t k : {1, 10, 99}) ExpectRouted(denormal, k);
+  for (int64_t k : {1, 10, 99}) ExpectRoutedShortAndLong(denormal, k);
   // Half far above the rest: with k beyond that half, all of it is clipped and the rest share.
   std::vector<float> halves(64);
   for (size_t i = 0; i < halves.size(); ++i) halves[i] = i % 2 == 0 ? 1e4f : -1e4f;
-  for (int64_t k : {1, 31, 32, 33, 48, 63}) ExpectRouted(halves, k);
+  for (int64_t k : {1, 31, 32, 33, 48, 63}) ExpectRoutedShortAndLong(halves, k);
   const std::vector<float> ends{huge, -huge, 0.0f, tiny, -tiny, huge, -huge, 1.0f};
-  for (int64_t k = 0; k <= 8; ++k) ExpectRouted(ends, k);
+  for (int64_t k = 0; k <= 8; ++k) ExpectRoutedShortAndLong(ends, k);
   // Every step of the solution clips one more.
   std::vector<float> stairs(40);
   for (size_t i = 0; i < stairs.size(); ++i) stairs[i] = -static_cast<float>(i) * 1.7f;
-  for (int64_t k : {1, 5, 39}) ExpectRouted(stairs, k);
+  for (int64_t k : {1, 5, 39}) ExpectRoutedShortAndLong(stairs, k);
 }
 
 PARITY_TEST(routing_nan_ranks_last) {
@@ -162,13 +171,15 @@ PARITY_TEST(routing_nan_ranks_last) {
   const Routed five = RunOnDevice(scores, 5);
   EXPECT(five.indices == (std::vector<int32_t>{0, 1, 2, 3, 5}));
   EXPECT(five.weights == (std::vector<float>{0, 1, 0, 1, 1}));
-  for (int64_t k = 0; k <= 6; ++k) ExpectRouted(scores, k);
+  for (int64_t k = 0; k <= 6; ++k) ExpectRoutedShortAndLong(scores, k);
   const Routed none = RunOnDevice(std::vector<float>(5, nan), 2);
   EXPECT(none.indices == (std::vector<int32_t>{0, 1}));
   EXPECT(none.weights == (std::vector<float>{0, 0}));
   std::vector<float> some = RandomFloats(5000, 16);
   for (size_t i = 0; i < some.size(); i += 3) some[i] = i % 2 == 0 ? nan : -nan;
   for (int64_t k : {100, 3000, 3333, 3334, 4999}) ExpectRouted(some, k);
+  some.insert(some.end(), 7000, nan);
+  for (int64_t k : {100, 3333, 3334, 11999, 12000}) ExpectRouted(some, k);
 }
 
 PARITY_TEST(routing_refuses_what_it_cannot) {
