@@ -592,5 +592,21 @@ PARITY_TEST(dense_mean_pool_of_a_million_rows) {
   }
 }
 
+// Constant columns, whose roundings all go the same way: only compensated sums keep to one rounding
+// of 2^-24 per level and one of the quotient.
+PARITY_TEST(dense_mean_pool_compensates) {
+  const int64_t rows = 33000, dim = 64;
+  const std::vector<float> column = RandomFloats(dim, 17);
+  std::vector<float> x(rows * dim);
+  for (int64_t i = 0; i < rows * dim; ++i) x[i] = column[i % dim];
+  const std::vector<float> out = RunMeanPool(x, rows, dim, {0, 31}, {rows, rows - 7}, 0);
+  double worst = 0;
+  for (int64_t i = 0; i < 2 * dim; ++i) {
+    worst = std::max<double>(worst, std::abs(out[i] - column[i % dim]) / std::abs(column[i % dim]));
+  }
+  std::printf("  %.2e relative\n", worst);
+  EXPECT(worst <= 3e-7);
+}
+
 }  // namespace
 }  // namespace longdoc::kernels::cuda::parity
