@@ -67,7 +67,8 @@ class Canceller {
       if (due_.empty()) {
         wake_.wait(lock);
       } else if (Clock::now() < due_.begin()->first) {
-        wake_.wait_until(lock, due_.begin()->first);
+        const Clock::time_point next = due_.begin()->first;  // the entry may go while we wait
+        wake_.wait_until(lock, next);
       } else {
         due_.begin()->second->TryCancel();  // under the lock: Remove waits for it
         due_.erase(due_.begin());
