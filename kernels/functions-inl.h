@@ -65,6 +65,22 @@ LONGDOC_DEVICE inline typename S::Vec CoarseExp(typename S::Vec x) {
   return S::ZeroWhere(S::Lt(x, S::Set1(kExpCutoff)), S::ScaleByLowBits(p, shifted));
 }
 
+// e^x as Exp(), to a relative error of 2e-7 + 3e-9·|x|, in less time: of the weights of a softmax
+// there are so many that the longest chain of operations that wait for one another counts.
+template <class S>
+LONGDOC_DEVICE inline typename S::Vec WeightExp(typename S::Vec x) {
+  using Vec = typename S::Vec;
+  const Vec magic = S::Set1(12582912.0f);
+  const Vec shifted = S::Fma(x, S::Set1(1.44269504088896341f), magic);
+  const Vec r = S::Fnma(S::Sub(shifted, magic), S::Set1(0.693147180559945f), x);
+  const Vec square = S::Mul(r, r);
+  const Vec low = S::Fma(S::Set1(0.16666573381900845f), r, S::Set1(0.5f));
+  const Vec high = S::Fma(S::Set1(0.008363773874405574f), r, S::Set1(0.04166655011030713f));
+  const Vec q = S::Fma(S::Fma(S::Set1(0.0013926926613891033f), square, high), square, low);
+  const Vec p = S::Fma(q, square, S::Add(r, S::Set1(1.0f)));
+  return S::ZeroWhere(S::Lt(x, S::Set1(kExpCutoff)), S::ScaleByLowBits(p, shifted));
+}
+
 // e^(x + low), for `low` far below the precision of x.
 template <class S>
 LONGDOC_DEVICE inline typename S::Vec Exp(typename S::Vec x, typename S::Vec low) {

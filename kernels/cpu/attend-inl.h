@@ -201,6 +201,7 @@ inline void AddStrip(const Strip& strip, const float* s, float* top, typename Do
   float factor[kStripRows + 16];
   if (MoveMaxima<S>(strip, top, max, factor)) {
     for (int r = 0; r < strip.rows; ++r) {
+      if (factor[r] == 1.0f) continue;  // most rows keep their maximum when one moves
       sum[r] *= factor[r];
       const typename S::Vec by = S::Set1(factor[r]);
       for (int64_t d = 0; d < dim; d += S::kLanes) {
@@ -302,10 +303,7 @@ inline void ForEachStrip(const TileRange& range, const Scratch<St>& scratch,
   const typename St::Elem* block = kv + tile * BlockElements(dim);
   const typename St::Dot::Elem* keys;
   if constexpr (St::kWiden) {
-    using S = typename St::Simd;
-    for (int64_t e = 0; e < BlockElements(dim); e += S::kLanes) {
-      S::Store(scratch.panels + e, St::Load(block + e));
-    }
+    WidenPanels<typename St::Simd>(block, BlockElements(dim), scratch.panels);
     keys = scratch.panels;
   } else {
     keys = block;

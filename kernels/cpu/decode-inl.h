@@ -206,9 +206,7 @@ void MqaPartialImpl(const MqaPartialArgs& args) {
     } else if (args.rows <= kDirectRows) {
       MqaStrips<WidenedBf16Dot<S>>(args, scratch, q, b * kKeyBlock, block, next);
     } else {
-      for (int64_t e = 0; e < BlockElements(dim); e += S::kLanes) {
-        S::Store(scratch.panels + e, St::Load(block + e));
-      }
+      WidenPanels<S>(block, BlockElements(dim), scratch.panels);
       MqaStrips<typename St::Dot>(args, scratch, q, b * kKeyBlock, scratch.panels, next);
     }
   }

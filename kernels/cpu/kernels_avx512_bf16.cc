@@ -14,9 +14,9 @@ struct Bf16Dot {
   using Operand = __m512bh;
   static constexpr int kStep = 2;
 
-  static Operand LoadB(const Elem* p) {
+  static Operand LoadB(const Elem* row, int v) {
     Operand out;
-    __builtin_memcpy(&out, p, sizeof(out));
+    __builtin_memcpy(&out, row + v * Simd::kLanes * kStep, sizeof(out));
     return out;
   }
   static Operand BroadcastA(const Elem* p) {
@@ -49,6 +49,7 @@ struct NativeBf16Storage {
   static Vec Load(const Elem* p) { return Simd::LoadBf16(p); }
   static void Store(Elem* p, Vec v) { Simd::StoreBf16(p, v); }
   static void StoreQuery(Elem* p, Vec v) { Simd::StoreBf16(p, v); }  // v came from bf16: exact
+  static constexpr int64_t Place(int64_t column) { return column; }
   static void LoadRowPair(const Elem* chunk, int64_t d, int64_t width, int v, Vec* even, Vec* odd) {
     Simd::LoadBf16Pairs(chunk + d * width + 2 * v * Simd::kLanes, even, odd);
   }

@@ -10,7 +10,7 @@ namespace {  // NOLINT: internal linkage, see layout.h
 
 // How a micro-kernel multiplies. `Elem` is the type of the left operand in memory, `Panel` that of
 // the panel's; a panel row holds kStep consecutive values of the inner dimension for every column,
-// side by side.
+// side by side. LoadB gives vector v of such a row.
 template <class S>
 struct F32Dot {
   using Simd = S;
@@ -18,10 +18,10 @@ struct F32Dot {
   using Panel = float;
   using Operand = typename S::Vec;
   static constexpr int kStep = 1;
-  static Operand LoadB(const Panel* p) { return S::Load(p); }
+  static Operand LoadB(const Panel* row, int v) { return S::Load(row + v * S::kLanes); }
   static Operand BroadcastA(const Elem* p) { return S::Set1(*p); }
   static typename S::Vec MulAdd(Operand a, Operand b, typename S::Vec c) { return S::Fma(a, b, c); }
-  static typename S::Vec Weight(typename S::Vec x) { return Exp<S>(x); }
+  static typename S::Vec Weight(typename S::Vec x) { return WeightExp<S>(x); }
   static void StoreWeight(Elem* p, typename S::Vec v) { S::Store(p, v); }
 };
 
@@ -32,41 +32,56 @@ template <class S>
 struct WidenedBf16Dot : F32Dot<S> {
   using Panel = uint16_t;
   static constexpr int kAhead = 1024;  // elements: 2 KB, a fraction of a microsecond
-  static typename S::Vec LoadB(const Panel* p) {
-    __builtin_prefetch(p + kAhead);
-    return S::LoadBf16(p);
+  static typename S::Vec LoadB(const Panel* row, int v) {
+    if (v == 0) __builtin_prefetch(row + kAhead);
+    return S::LoadPanelBf16(row, v);
   }
 };
 
 #define LONGDOC_UNROLL _Pragma("GCC unroll 8")
 
+// One step of MicroKernel.
+template <class Dot, int R, int NV>
+[[gnu::always_inline]] inline void MicroStep(const typename Dot::Elem* a, int64_t lda,
+                                             const typename Dot::Panel* b,
+                                             typename Dot::Simd::Vec (&acc)[R][NV]) {
+  typename Dot::Operand panel[NV];
+  LONGDOC_UNROLL
+  for (int v = 0; v < NV; ++v) panel[v] = Dot::LoadB(b, v);
+  LONGDOC_UNROLL
+  for (int r = 0; r < R; ++r) {
+    const typename Dot::Operand x = Dot::BroadcastA(a + r * lda);
+    LONGDOC_UNROLL
+    for (int v = 0; v < NV; ++v) acc[r][v] = Dot::MulAdd(x, panel[v], acc[r][v]);
+  }
+}
+
 // c[r, 0..NV·lanes) (+)= sum over k of a[r, k] · b[k, ·],  r < R, `steps` = inner dimension /
 // kStep. a: R rows, stride lda.  b: a panel, contiguous, rows of NV·lanes·kStep elements.  c:
 // stride ldc. The accumulators stay in registers; nothing else may live there (never inlined).
+// Several steps per turn of the loop: a core whose front end serves two hardware threads otherwise
+// spends as long on fetching a short loop as on its products.
 template <class Dot, int R, int NV, bool kAccumulate>
 [[gnu::noinline]] void MicroKernel(int64_t steps, const typename Dot::Elem* a, int64_t lda,
                                    const typename Dot::Panel* b, float* c, int64_t ldc) {
   using S = typename Dot::Simd;
-  constexpr int kLanes = S::kLanes;
+  constexpr int kLanes = S::kLanes, kTurn = 4, kRow = NV * kLanes * Dot::kStep;
   typename S::Vec acc[R][NV];
   LONGDOC_UNROLL
   for (int r = 0; r < R; ++r) {
     LONGDOC_UNROLL
     for (int v = 0; v < NV; ++v) acc[r][v] = S::Set1(0.0f);
   }
-  for (int64_t k = 0; k < steps; ++k) {
-    typename Dot::Operand panel[NV];
+  int64_t k = 0;
+  for (; k + kTurn <= steps; k += kTurn) {
     LONGDOC_UNROLL
-    for (int v = 0; v < NV; ++v) panel[v] = Dot::LoadB(b + v * kLanes * Dot::kStep);
-    LONGDOC_UNROLL
-    for (int r = 0; r < R; ++r) {
-      const typename Dot::Operand x = Dot::BroadcastA(a + r * lda);
-      LONGDOC_UNROLL
-      for (int v = 0; v < NV; ++v) acc[r][v] = Dot::MulAdd(x, panel[v], acc[r][v]);
+    for (int t = 0; t < kTurn; ++t) {
+      MicroStep<Dot, R, NV>(a + t * Dot::kStep, lda, b + t * kRow, acc);
     }
-    a += Dot::kStep;
-    b += NV * kLanes * Dot::kStep;
+    a += kTurn * Dot::kStep;
+    b += kTurn * kRow;
   }
+  for (; k < steps; ++k, a += Dot::kStep, b += kRow) MicroStep<Dot, R, NV>(a, lda, b, acc);
   LONGDOC_UNROLL
   for (int r = 0; r < R; ++r) {
     LONGDOC_UNROLL

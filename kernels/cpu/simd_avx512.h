@@ -75,6 +75,8 @@ struct SimdAvx512 {
     return _mm_cvtss_f32(_mm_add_ss(n, _mm_movehdup_ps(n)));
   }
   static Vec LoadBf16(const uint16_t* p) { return FromBits(_mm512_slli_epi32(LoadU16(p), 16)); }
+  static constexpr int64_t PanelPlace(int64_t column) { return column; }
+  static Vec LoadPanelBf16(const uint16_t* row, int v) { return LoadBf16(row + v * kLanes); }
   static void StoreBf16(uint16_t* p, Vec v) {
     const __m512i bits = ToBits(v);
     const __m512i high = _mm512_srli_epi32(bits, 16);

@@ -78,6 +78,11 @@ struct SimdPortable {
     const Bits b{p[0], p[1], p[2], p[3]};
     return FromBits(b << 16);
   }
+  // A row of a bf16 panel may have its columns in an order that is quick to widen: every 16 of them
+  // are permuted, column c of a row being its element PanelPlace(c).
+  static constexpr int64_t PanelPlace(int64_t column) { return column; }
+  // Columns [v·kLanes, (v + 1)·kLanes) of such a row.
+  static Vec LoadPanelBf16(const uint16_t* row, int v) { return LoadBf16(row + v * kLanes); }
   static Vec LoadF16(const uint16_t* p) {
     return Vec{HalfToFloat(p[0]), HalfToFloat(p[1]), HalfToFloat(p[2]), HalfToFloat(p[3])};
   }

@@ -2,7 +2,8 @@
 //
 // A storage policy ties together the element type in memory, the Dot of the micro-kernel, and the
 // panel order. K panel of a key block: chunks of kChunk keys, each [D/kStep][kChunk][kStep]; V
-// panel: chunks of kChunk columns (the last may be narrower), each [64/kStep][width][kStep].
+// panel: chunks of kChunk columns (the last may be narrower), each [64/kStep][width][kStep]. Within
+// a row of a chunk, column c is at Place(c).
 #pragma once
 
 #include <cstdint>
@@ -26,6 +27,7 @@ struct F32Storage {
   static Vec Load(const Elem* p) { return S::Load(p); }
   static void Store(Elem* p, Vec v) { S::Store(p, v); }
   static void StoreQuery(float* p, Vec v) { S::Store(p, v); }
+  static constexpr int64_t Place(int64_t column) { return column; }  // within a row of a panel
   // Rows d and d+1 of a K panel chunk at lane group v.
   static void LoadRowPair(const Elem* chunk, int64_t d, int64_t width, int v, Vec* even, Vec* odd) {
     *even = S::Load(chunk + d * width + v * S::kLanes);
@@ -44,9 +46,10 @@ struct WidenedBf16Storage {
   static Vec Load(const Elem* p) { return S::LoadBf16(p); }
   static void Store(Elem* p, Vec v) { S::StoreBf16(p, v); }
   static void StoreQuery(float* p, Vec v) { S::Store(p, v); }
+  static constexpr int64_t Place(int64_t column) { return S::PanelPlace(column); }
   static void LoadRowPair(const Elem* chunk, int64_t d, int64_t width, int v, Vec* even, Vec* odd) {
-    *even = S::LoadBf16(chunk + d * width + v * S::kLanes);
-    *odd = S::LoadBf16(chunk + (d + 1) * width + v * S::kLanes);
+    *even = S::LoadPanelBf16(chunk + d * width, v);
+    *odd = S::LoadPanelBf16(chunk + (d + 1) * width, v);
   }
 };
 
@@ -65,10 +68,11 @@ inline void PackKeys(const typename St::Elem* keys, int64_t rows, int64_t dim, i
   for (int64_t r = 0; r < rows;) {
     const int64_t lane = (j + r) % kWidth;
     const int64_t run = rows - r < kWidth - lane ? rows - r : kWidth - lane;  // within one chunk
-    typename St::Elem* to = panel + (j + r - lane) * dim + lane * kStep;
+    typename St::Elem* to = panel + (j + r - lane) * dim;
     for (int64_t d = 0; d < dim; d += kStep, to += kWidth * kStep) {
       for (int64_t l = 0; l < run; ++l) {
-        std::memcpy(to + l * kStep, keys + (r + l) * dim + d, kStep * sizeof(*to));
+        std::memcpy(to + St::Place(lane + l) * kStep, keys + (r + l) * dim + d,
+                    kStep * sizeof(*to));
       }
     }
     r += run;
@@ -94,8 +98,19 @@ inline void PackValues(const typename St::Elem* values, int64_t rows, int64_t di
         }
         ++r;
       } else {
-        for (int64_t l = 0; l < width; ++l) to[l * kStep] = row[l];
+        for (int64_t l = 0; l < width; ++l) to[St::Place(l) * kStep] = row[l];
       }
+    }
+  }
+}
+
+// The panels of a block of `elements` bf16 (a multiple of 16) as floats, columns in their order.
+template <class S>
+inline void WidenPanels(const uint16_t* block, int64_t elements, float* panels) {
+  for (int64_t e = 0; e < elements; e += 16) {
+    LONGDOC_UNROLL
+    for (int v = 0; v < 16 / S::kLanes; ++v) {
+      S::Store(panels + e + v * S::kLanes, S::LoadPanelBf16(block + e, v));
     }
   }
 }
