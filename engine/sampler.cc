@@ -77,7 +77,9 @@ int32_t Sampler::Draw(absl::Span<const float> logits, float scale, float max) {
   }
   KeepTopK();
   KeepTopP();
-  if (tokens_.size() < logits.size()) {  // draws must not depend on how the library sorts
+  // Truncation leaves another order, also where it has kept every token. Draws must not depend on
+  // how the library sorts.
+  if (tokens_.size() < logits.size() || options_.top_p < 1) {
     std::sort(tokens_.begin(), tokens_.end(),
               [](const Weighted& a, const Weighted& b) { return a.id < b.id; });
   }

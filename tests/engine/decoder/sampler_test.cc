@@ -4,10 +4,12 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <random>
 #include <set>
 
 #include "engine/base/error_reason.h"
 #include "gtest/gtest.h"
+#include "tests/kernels/cuda/sample_oracle.h"
 
 namespace longdoc {
 namespace {
@@ -177,6 +179,43 @@ TEST(Sampler, LogitsThatAreNotFiniteAreAnError) {
     Sampler sampler(Options(1));
     EXPECT_EQ(sampler.Next(logits, 1).status().code(), absl::StatusCode::kInternal);
   }
+}
+
+// What the device's sampling is compared with says the same as this sampler: random logits, and few
+// different values, so that ties are decided.
+TEST(Sampler, AgreesWithTheOracleOfTheDevice) {
+  namespace parity = kernels::cuda::parity;
+  std::mt19937 generator(17);
+  std::normal_distribution<float> normal(0, 3);
+  int compared = 0;
+  for (const size_t size : {1, 5, 300}) {
+    for (const bool ties : {false, true}) {
+      std::vector<float> logits(size);
+      for (float& x : logits) x = ties ? std::round(normal(generator)) : normal(generator);
+      for (const float temperature : {0.0f, 0.4f, 1.0f, 5.0f}) {
+        for (const int32_t top_k : {0, 1, 3, 40}) {
+          for (const float top_p : {0.0f, 0.3f, 0.95f, 1.0f}) {
+            const SamplingOptions options = Options(temperature, top_k, top_p, 5);
+            Sampler sampler(options);
+            for (uint64_t i = 0; i < 20; ++i) {
+              const absl::StatusOr<SampledToken> token = sampler.Next(logits, 0.7f);
+              const parity::OracleToken expected = parity::OracleSample(
+                  logits.data(), static_cast<int64_t>(size), {0.7f, temperature, top_k, top_p},
+                  UniformDraw(options.seed, i));
+              ASSERT_TRUE(token.ok()) << token.status();
+              if (expected.margin < 1e-11) continue;
+              EXPECT_EQ(token->id, expected.id)
+                  << size << " tokens, ties " << ties << ", temperature " << temperature
+                  << ", top_k " << top_k << ", top_p " << top_p << ", margin " << expected.margin;
+              EXPECT_EQ(token->log_prob, expected.log_prob);
+              ++compared;
+            }
+          }
+        }
+      }
+    }
+  }
+  EXPECT_GT(compared, 7000);  // of 7680
 }
 
 TEST(Sampler, OptionsOutOfRange) {
