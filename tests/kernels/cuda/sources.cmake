@@ -5,6 +5,7 @@ set(LONGDOC_PARITY_SOURCES
   parity_decode.cc
   parity_decode_batch.cc
   parity_dense.cc
+  parity_elementwise.cc
   parity_gemm.cc
   parity_primitives.cu
   parity_routing.cc
