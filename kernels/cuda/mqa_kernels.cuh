@@ -4,12 +4,12 @@
 // Roofline on an H200 (132 multiprocessors, 4.8 TB/s, about 1 us from request to arrival when
 // loaded): K and V of n keys are 4·n·D bytes, 25.6 MB or 5.3 us at 100,000 keys and D = 64. To keep
 // 4.8 TB/s busy 4.8 MB must be on their way, 36 KB of each multiprocessor.
+// A row does 4·D FLOP on the 4·D bytes of a key: rows are FLOP per byte. (Derived from data sheets,
+// not measured.)
 //   few rows    one thread block a multiprocessor, 4 warps · 3 stages · 8 KB: 64 to 96 KB on their
-//               way. K and V are read once, whatever the rows; 16 rows do 8 FLOP a byte, a warp's
-//               8 KB take 32 products of m16n8k16 (two thirds of the time is free at 4.8 TB/s).
-//   many rows   64 or 128 rows do 32 or 64 FLOP a byte of a block: mma.sync's rate is met at about
-//               128 rows. Row tiles of the same keys run side by side, so that all but the first
-//               find K and V in L2.
+//               way. K and V are read once, whatever the rows; far from the matrix units' limit.
+//   many rows   64 or 128 FLOP a byte; mma.sync's rate is met between the two. Row tiles of the same
+//               keys run side by side, so that all but the first find K and V in L2.
 #pragma once
 
 #include "kernels/cuda/mqa_tile.cuh"
