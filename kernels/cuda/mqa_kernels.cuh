@@ -8,9 +8,8 @@
 // not measured.)
 //   few rows    one thread block a multiprocessor, 4 warps · 3 stages · 8 KB: 64 to 96 KB on their
 //               way. K and V are read once, whatever the rows; far from the matrix units' limit.
-//   many rows   64 or 128 FLOP a byte; mma.sync's rate is met between the two. Row tiles of the
-//   same
-//               keys run side by side, so that all but the first find K and V in L2.
+//   many rows   64 or 128 FLOP a byte; mma.sync's rate is met between the two. Row tiles of one
+//               split run side by side, so that all but the first find K and V in L2.
 #pragma once
 
 #include "kernels/cuda/mqa_tile.cuh"
