@@ -1,18 +1,12 @@
 #include "service/content_order.h"
 
-#include <string>
-#include <string_view>
 #include <utility>
 
 #include "absl/strings/str_format.h"
-#include "engine/base/error_reason.h"
+#include "service/invalid.h"
 
 namespace longdoc::service {
 namespace {
-
-absl::Status Invalid(std::string message, std::string_view reason) {
-  return WithReason(absl::InvalidArgumentError(message), reason);
-}
 
 const char* UnitOf(bool ids) { return ids ? "token ids" : "bytes"; }
 

@@ -9,6 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "engine/base/error_reason.h"
 #include "engine/base/status_macros.h"
+#include "service/invalid.h"
 #include "service/item_status.h"
 
 namespace longdoc::service {
@@ -16,10 +17,6 @@ namespace {
 
 constexpr int64_t kDefaultNewTokens = 64;
 constexpr float kMaxTemperature = 100;
-
-absl::Status Invalid(std::string message, std::string_view reason) {
-  return WithReason(absl::InvalidArgumentError(message), reason);
-}
 
 std::chrono::nanoseconds ToChrono(absl::Duration d) {
   return absl::ToChronoNanoseconds(std::min(d, absl::Hours(24 * 365)));

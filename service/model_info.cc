@@ -10,6 +10,7 @@
 #include "engine/base/error_reason.h"
 #include "engine/base/status_macros.h"
 #include "engine/engine.h"
+#include "service/invalid.h"
 #include "service/request_options.h"
 #include "service/text_job.h"
 
@@ -17,10 +18,6 @@ namespace longdoc::service {
 namespace {
 
 constexpr size_t kSliceBytes = 64 << 10;
-
-absl::Status Invalid(std::string message, std::string_view reason) {
-  return WithReason(absl::InvalidArgumentError(message), reason);
-}
 
 void AddToken(const Tokenizer& tokenizer, int32_t id, const longdoc::ByteRange& bytes,
               v1::TokenizeResponse* response) {

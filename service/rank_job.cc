@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <chrono>
 #include <new>
-#include <string>
-#include <string_view>
 #include <utility>
 
 #include "absl/strings/str_format.h"
@@ -12,17 +10,10 @@
 #include "engine/base/status_macros.h"
 #include "service/document_intake.h"
 #include "service/inline_document.h"
+#include "service/invalid.h"
 #include "service/item_status.h"
 
 namespace longdoc::service {
-namespace {
-
-absl::Status Invalid(std::string message, std::string_view reason) {
-  return WithReason(absl::InvalidArgumentError(message), reason);
-}
-
-}  // namespace
-
 std::shared_ptr<RankJob> RankJob::Create(ServiceContext& context, Executor executor,
                                          CancellationToken::Clock::time_point deadline,
                                          v1::RankDocumentsRequest&& request,

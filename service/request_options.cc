@@ -1,14 +1,13 @@
 #include "service/request_options.h"
 
 #include <cmath>
-#include <string_view>
 #include <utility>
 
 #include "absl/strings/str_format.h"
-#include "engine/base/error_reason.h"
 #include "engine/base/status_macros.h"
 #include "engine/engine.h"
 #include "engine/vector_output.h"
+#include "service/invalid.h"
 
 namespace longdoc::service {
 namespace {
@@ -17,10 +16,6 @@ constexpr int64_t kDefaultPassageTokens = 256;
 constexpr int64_t kDefaultPassageSentences = 5;
 constexpr double kMinProgressSeconds = 0.05;
 constexpr double kMaxProgressSeconds = 3600;
-
-absl::Status Invalid(std::string message, std::string_view reason) {
-  return WithReason(absl::InvalidArgumentError(message), reason);
-}
 
 absl::StatusOr<std::vector<longdoc::ByteRange>> ParseSpans(const v1::PassageSpec::Spans& spans,
                                                            int index, int64_t max_passages) {

@@ -1,22 +1,17 @@
 #include "service/score_machine.h"
 
 #include <algorithm>
-#include <string>
-#include <string_view>
 #include <utility>
 
 #include "absl/strings/str_format.h"
 #include "engine/base/error_reason.h"
+#include "service/invalid.h"
 
 namespace longdoc::service {
 namespace {
 
 using Kind = SessionEvent::Kind;
 using Write = ScoreActions::Write;
-
-absl::Status Invalid(std::string message, std::string_view reason) {
-  return WithReason(absl::InvalidArgumentError(message), reason);
-}
 
 bool CompletesRead(Kind kind) {
   switch (kind) {

@@ -9,6 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "engine/base/error_reason.h"
 #include "engine/base/status_macros.h"
+#include "service/invalid.h"
 
 namespace longdoc::service {
 namespace {
@@ -16,10 +17,6 @@ namespace {
 using Kind = SessionEvent::Kind;
 
 constexpr double kTooManyStreamsRetrySeconds = 1;
-
-absl::Status Invalid(std::string message, std::string_view reason) {
-  return WithReason(absl::InvalidArgumentError(message), reason);
-}
 
 std::chrono::nanoseconds ToChrono(absl::Duration d) {
   return absl::ToChronoNanoseconds(std::min(d, absl::Hours(24 * 365)));

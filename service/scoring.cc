@@ -13,13 +13,10 @@
 #include "engine/decode_task.h"
 #include "engine/similarity.h"
 #include "engine/vector_output.h"
+#include "service/invalid.h"
 
 namespace longdoc::service {
 namespace {
-
-absl::Status Invalid(std::string message, std::string_view reason) {
-  return WithReason(absl::InvalidArgumentError(message), reason);
-}
 
 std::string Names(const Methods& methods) {
   std::string names;

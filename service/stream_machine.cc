@@ -1,18 +1,14 @@
 #include "service/stream_machine.h"
 
-#include <string_view>
 #include <utility>
 
 #include "engine/base/error_reason.h"
+#include "service/invalid.h"
 
 namespace longdoc::service {
 namespace {
 
 using Kind = SessionEvent::Kind;
-
-absl::Status Invalid(std::string message, std::string_view reason) {
-  return WithReason(absl::InvalidArgumentError(message), reason);
-}
 
 }  // namespace
 

@@ -8,6 +8,7 @@
 #include "absl/strings/str_format.h"
 #include "engine/base/error_reason.h"
 #include "engine/base/status_macros.h"
+#include "service/invalid.h"
 #include "service/item_status.h"
 #include "service/response_frames.h"
 
@@ -18,10 +19,6 @@ namespace {
 constexpr size_t kSliceBytes = 64 << 10;
 constexpr int64_t kItemOverheadBytes = 192;  // statistics, tags and lengths
 constexpr int64_t kFailedItemBytes = 256;    // a status with its message
-
-absl::Status Invalid(std::string message, std::string_view reason) {
-  return WithReason(absl::InvalidArgumentError(message), reason);
-}
 
 }  // namespace
 
