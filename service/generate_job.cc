@@ -9,6 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "engine/base/error_reason.h"
 #include "engine/base/status_macros.h"
+#include "service/deadlines.h"
 #include "service/invalid.h"
 #include "service/item_status.h"
 
@@ -17,12 +18,6 @@ namespace {
 
 constexpr int64_t kDefaultNewTokens = 64;
 constexpr float kMaxTemperature = 100;
-
-std::chrono::nanoseconds ToChrono(absl::Duration d) {
-  return absl::ToChronoNanoseconds(std::min(d, absl::Hours(24 * 365)));
-}
-
-double Seconds(std::chrono::nanoseconds d) { return std::chrono::duration<double>(d).count(); }
 
 // Absent: greedy. Comparisons are written so that NaN fails.
 absl::StatusOr<SamplingOptions> ParseSampling(const v1::GenerateTextRequest& request) {
@@ -54,7 +49,7 @@ absl::StatusOr<SamplingOptions> ParseSampling(const v1::GenerateTextRequest& req
 std::shared_ptr<GenerateJob> GenerateJob::Create(ServiceContext& context, Executor executor,
                                                  TimePoint deadline,
                                                  const v1::GenerateTextRequest& request) {
-  deadline = std::min(deadline, context.timers.Now() + ToChrono(context.limits.max_deadline));
+  deadline = CutDeadline(deadline, context.timers.Now(), context.limits);
   return std::shared_ptr<GenerateJob>(
       new GenerateJob(context, std::move(executor), deadline, request));
 }

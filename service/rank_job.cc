@@ -1,13 +1,13 @@
 #include "service/rank_job.h"
 
 #include <algorithm>
-#include <chrono>
 #include <new>
 #include <utility>
 
 #include "absl/strings/str_format.h"
 #include "engine/base/error_reason.h"
 #include "engine/base/status_macros.h"
+#include "service/deadlines.h"
 #include "service/document_intake.h"
 #include "service/inline_document.h"
 #include "service/invalid.h"
@@ -18,9 +18,7 @@ std::shared_ptr<RankJob> RankJob::Create(ServiceContext& context, Executor execu
                                          CancellationToken::Clock::time_point deadline,
                                          v1::RankDocumentsRequest&& request,
                                          v1::RankDocumentsResponse* response, Done done) {
-  const auto limit =
-      absl::ToChronoNanoseconds(std::min(context.limits.max_deadline, absl::Hours(24 * 365)));
-  deadline = std::min(deadline, CancellationToken::Clock::now() + limit);
+  deadline = CutDeadline(deadline, CancellationToken::Clock::now(), context.limits);
   return std::shared_ptr<RankJob>(new RankJob(context, std::move(executor), deadline,
                                               std::move(request), response, std::move(done)));
 }

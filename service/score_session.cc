@@ -9,6 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "engine/base/error_reason.h"
 #include "engine/base/status_macros.h"
+#include "service/deadlines.h"
 #include "service/invalid.h"
 
 namespace longdoc::service {
@@ -17,12 +18,6 @@ namespace {
 using Kind = SessionEvent::Kind;
 
 constexpr double kTooManyStreamsRetrySeconds = 1;
-
-std::chrono::nanoseconds ToChrono(absl::Duration d) {
-  return absl::ToChronoNanoseconds(std::min(d, absl::Hours(24 * 365)));
-}
-
-double Seconds(std::chrono::nanoseconds d) { return std::chrono::duration<double>(d).count(); }
 
 ScoreMachine::Options MachineOptions(const Limits& limits) {
   ScoreMachine::Options options;
@@ -66,7 +61,7 @@ class ScoreSession::Guard {
 
 std::shared_ptr<ScoreSession> ScoreSession::Create(ServiceContext& context, Executor executor,
                                                    TimePoint deadline) {
-  deadline = std::min(deadline, context.timers.Now() + ToChrono(context.limits.max_deadline));
+  deadline = CutDeadline(deadline, context.timers.Now(), context.limits);
   return std::shared_ptr<ScoreSession>(new ScoreSession(context, std::move(executor), deadline));
 }
 

@@ -8,6 +8,7 @@
 #include "absl/strings/str_format.h"
 #include "engine/base/error_reason.h"
 #include "engine/base/status_macros.h"
+#include "service/deadlines.h"
 #include "service/item_status.h"
 #include "service/response_frames.h"
 #include "service/score_session.h"
@@ -16,8 +17,6 @@ namespace longdoc::service {
 namespace {
 
 using Kind = SessionEvent::Kind;
-
-double Seconds(std::chrono::nanoseconds d) { return std::chrono::duration<double>(d).count(); }
 
 }  // namespace
 

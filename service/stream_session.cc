@@ -7,6 +7,7 @@
 #include "absl/strings/str_format.h"
 #include "engine/base/error_reason.h"
 #include "engine/base/status_macros.h"
+#include "service/deadlines.h"
 
 namespace longdoc::service {
 namespace {
@@ -15,13 +16,6 @@ using Kind = SessionEvent::Kind;
 using TimePoint = Timers::TimePoint;
 
 constexpr double kTooManyStreamsRetrySeconds = 1;
-
-std::chrono::nanoseconds ToChrono(absl::Duration d) {
-  // Clamped so that adding it to a point in time cannot overflow.
-  return absl::ToChronoNanoseconds(std::min(d, absl::Hours(24 * 365)));
-}
-
-double Seconds(std::chrono::nanoseconds d) { return std::chrono::duration<double>(d).count(); }
 
 Stage StageOf(StreamState state) {
   switch (state) {
@@ -60,7 +54,7 @@ class StreamSession::Guard {
 std::shared_ptr<StreamSession> StreamSession::Create(ServiceContext& context,
                                                      std::unique_ptr<DocumentCall> call,
                                                      Executor executor, TimePoint deadline) {
-  deadline = std::min(deadline, context.timers.Now() + ToChrono(context.limits.max_deadline));
+  deadline = CutDeadline(deadline, context.timers.Now(), context.limits);
   return std::shared_ptr<StreamSession>(
       new StreamSession(context, std::move(call), std::move(executor), deadline));
 }

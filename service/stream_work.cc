@@ -7,6 +7,7 @@
 
 #include "engine/base/error_reason.h"
 #include "engine/base/status_macros.h"
+#include "service/deadlines.h"
 #include "service/item_status.h"
 #include "service/response_frames.h"
 #include "service/stream_session.h"
@@ -15,8 +16,6 @@ namespace longdoc::service {
 namespace {
 
 using Kind = SessionEvent::Kind;
-
-double Seconds(std::chrono::nanoseconds d) { return std::chrono::duration<double>(d).count(); }
 
 }  // namespace
 

@@ -8,6 +8,7 @@
 #include "absl/strings/str_format.h"
 #include "engine/base/error_reason.h"
 #include "engine/base/status_macros.h"
+#include "service/deadlines.h"
 #include "service/invalid.h"
 #include "service/item_status.h"
 #include "service/response_frames.h"
@@ -26,9 +27,7 @@ std::shared_ptr<TextJob> TextJob::Create(ServiceContext& context, Executor execu
                                          CancellationToken::Clock::time_point deadline,
                                          v1::EmbedTextsRequest&& request,
                                          v1::EmbedTextsResponse* response, Done done) {
-  const auto limit =
-      absl::ToChronoNanoseconds(std::min(context.limits.max_deadline, absl::Hours(24 * 365)));
-  deadline = std::min(deadline, CancellationToken::Clock::now() + limit);
+  deadline = CutDeadline(deadline, CancellationToken::Clock::now(), context.limits);
   return std::shared_ptr<TextJob>(new TextJob(context, std::move(executor), deadline,
                                               std::move(request), response, std::move(done)));
 }
@@ -107,8 +106,7 @@ void TextJob::Tokenize(size_t first) {
     }
     if (!status.ok()) SetItemStatus(i, status);
   }
-  tokenize_seconds_ +=
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  tokenize_seconds_ += Seconds(std::chrono::steady_clock::now() - start);
   if (i < texts_.size()) {
     return executor_([self = shared_from_this(), i] { self->Tokenize(i); });
   }
