@@ -10,6 +10,7 @@
 #include "service/authorize.h"
 #include "service/document_reactor.h"
 #include "service/generate_job.h"
+#include "service/job_reactor.h"
 #include "service/pool_executor.h"
 #include "service/rank_job.h"
 #include "service/rpc_timer.h"
@@ -19,42 +20,6 @@
 
 namespace longdoc::service {
 namespace {
-
-class RankReactor final : public grpc::ServerUnaryReactor {
- public:
-  RankReactor(ServiceContext& context, grpc::CallbackServerContext& call,
-              const absl::Status& admission, const v1::RankDocumentsRequest& request,
-              v1::RankDocumentsResponse* response)
-      : call_(call),
-        timer_(context, Rpc::kRankDocuments, "RankDocuments", AdoptRequestId(call)),
-        // A copy: a cancelled call ends, and its request with it, while a job may still read.
-        job_(RankJob::Create(context, PoolExecutor(context), SteadyDeadline(call),
-                             v1::RankDocumentsRequest(request), response,
-                             [this](const absl::Status& status) { FinishCall(status); })) {
-    context.metrics.BytesReceived(static_cast<int64_t>(request.ByteSizeLong()));
-    if (admission.ok()) {
-      job_->Start();
-    } else {
-      job_->Reject(admission);
-    }
-  }
-
-  void OnCancel() override { job_->Cancel(); }
-  void OnDone() override {
-    timer_.details() = job_->details();
-    delete this;
-  }
-
- private:
-  void FinishCall(const absl::Status& status) {
-    timer_.SetStatus(status);
-    Finish(ToGrpcStatus(status, call_));
-  }
-
-  grpc::CallbackServerContext& call_;
-  RpcTimer timer_;
-  const std::shared_ptr<RankJob> job_;
-};
 
 // The job calls it under its mutex and forgets it at Finish.
 class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateTextResponse>,
@@ -110,7 +75,8 @@ class ScoringServiceImpl final : public ScoringServiceBase {
   grpc::ServerUnaryReactor* RankDocuments(grpc::CallbackServerContext* call,
                                           const v1::RankDocumentsRequest* request,
                                           v1::RankDocumentsResponse* response) override {
-    return new RankReactor(context_, *call, Authorize(authorize_, *call), *request, response);
+    return new JobReactor<RankJob>(context_, Rpc::kRankDocuments, "RankDocuments", *call,
+                                   Authorize(authorize_, *call), *request, response);
   }
 
   grpc::ServerWriteReactor<v1::GenerateTextResponse>* GenerateText(

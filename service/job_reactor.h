@@ -1,0 +1,56 @@
+// A unary call whose answer a job computes: TextJob, RankJob or one like them, on gRPC's callback
+// API.
+#pragma once
+
+#include <grpcpp/server_context.h>
+#include <grpcpp/support/server_callback.h>
+
+#include <cstdint>
+#include <memory>
+#include <string_view>
+
+#include "service/pool_executor.h"
+#include "service/rpc_timer.h"
+#include "service/status.h"
+
+namespace longdoc::service {
+
+// Lives from the call's start to OnDone, and with it the job's response.
+template <typename Job>
+class JobReactor final : public grpc::ServerUnaryReactor {
+ public:
+  template <typename Request, typename Response>
+  JobReactor(ServiceContext& context, Rpc rpc, std::string_view name,
+             grpc::CallbackServerContext& call, const absl::Status& admission,
+             const Request& request, Response* response)
+      : call_(call),
+        timer_(context, rpc, name, AdoptRequestId(call)),
+        // A copy: a cancelled call ends, and its request with it, while a job may still read.
+        job_(Job::Create(context, PoolExecutor(context), SteadyDeadline(call), Request(request),
+                         response, [this](const absl::Status& status) { FinishCall(status); })) {
+    context.metrics.BytesReceived(static_cast<int64_t>(request.ByteSizeLong()));
+    if (admission.ok()) {
+      job_->Start();
+    } else {
+      job_->Reject(admission);
+    }
+  }
+
+  void OnCancel() override { job_->Cancel(); }
+  void OnDone() override {
+    timer_.details() = job_->details();
+    delete this;
+  }
+
+ private:
+  void FinishCall(const absl::Status& status) {
+    timer_.SetStatus(status);
+    Finish(ToGrpcStatus(status, call_));
+  }
+
+  grpc::CallbackServerContext& call_;
+  RpcTimer timer_;
+  const std::shared_ptr<Job> job_;
+};
+
+}  // namespace longdoc::service
