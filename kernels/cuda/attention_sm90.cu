@@ -255,10 +255,12 @@ __device__ __forceinline__ void ComputeTile(const AttentionParams& p,
   WgmmaCommit();
   if (pending) {
     BarrierWait(&shared->v_full[last.stage], last.parity);
+    WgmmaFence();
     IssueOutput<T, kDim>(*shared, last.stage, weights, state->o);
     WgmmaCommit();
   } else {
-    WgmmaCommit();
+    WgmmaFence();
+    WgmmaCommit();  // an empty group: both ways lead to the same number
   }
   PassTurn(Shape::kGroups);
   StagedTile& staged = shared->tiles[stage];
