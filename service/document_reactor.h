@@ -12,7 +12,7 @@
 #include <string_view>
 #include <utility>
 
-#include "service/pool_executor.h"
+#include "service/executor.h"
 #include "service/rpc_timer.h"
 #include "service/status.h"
 #include "service/stream_session.h"

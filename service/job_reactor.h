@@ -9,7 +9,7 @@
 #include <memory>
 #include <string_view>
 
-#include "service/pool_executor.h"
+#include "service/executor.h"
 #include "service/rpc_timer.h"
 #include "service/status.h"
 

@@ -15,10 +15,6 @@
 namespace longdoc::service {
 namespace {
 
-using Kind = SessionEvent::Kind;
-
-constexpr double kTooManyStreamsRetrySeconds = 1;
-
 ScoreMachine::Options MachineOptions(const Limits& limits) {
   ScoreMachine::Options options;
   options.content_bytes = options.waiting_bytes = limits.read_high_watermark_bytes;
@@ -45,61 +41,16 @@ absl::Status ParseScoring(const v1::ScoreHeader& header, const Methods& possible
 
 }  // namespace
 
-class ScoreSession::Guard {
- public:
-  explicit Guard(ScoreSession& session) : session_(session), lock_(session.mutex_) {}
-  ~Guard() {
-    garbage_ = std::move(session_.garbage_);
-    lock_.unlock();
-  }
-
- private:
-  ScoreSession& session_;
-  std::shared_ptr<const KeptDocument> garbage_;
-  std::unique_lock<std::mutex> lock_;
-};
-
 std::shared_ptr<ScoreSession> ScoreSession::Create(ServiceContext& context, Executor executor,
                                                    TimePoint deadline) {
-  deadline = CutDeadline(deadline, context.timers.Now(), context.limits);
   return std::shared_ptr<ScoreSession>(new ScoreSession(context, std::move(executor), deadline));
 }
 
 ScoreSession::ScoreSession(ServiceContext& context, Executor executor, TimePoint deadline)
-    : context_(context),
-      timers_(context.timers),
-      executor_(std::move(executor)),
-      deadline_(deadline),
-      token_(std::make_shared<CancellationToken>(deadline)),
-      machine_(MachineOptions(context.limits)) {}
+    : SessionBase(context, std::move(executor), deadline, MachineOptions(context.limits)) {}
 
 ScoreSession::~ScoreSession() {
-  if (slot_held_) context_.metrics.Bug("score_session_not_finished");
-}
-
-void ScoreSession::Start(StreamTransport* transport, const absl::Status& admission) {
-  Guard guard(*this);
-  transport_ = transport;
-  absl::Status status = admission.ok() ? OpenLocked() : admission;
-  if (!status.ok()) return StepLocked({.kind = Kind::kFault, .status = std::move(status)});
-  StepLocked({.kind = Kind::kStart});
-  ArmTimerLocked();
-}
-
-absl::Status ScoreSession::OpenLocked() {
-  RETURN_IF_ERROR(context_.CheckServing());
-  const int64_t open = context_.open_streams.fetch_add(1) + 1;
-  if (open > context_.limits.max_streams) {
-    context_.open_streams.fetch_sub(1);
-    return WithRetryDelay(WithReason(absl::ResourceExhaustedError(absl::StrFormat(
-                                         "%d streams are open on this server, the limit is %d",
-                                         open - 1, context_.limits.max_streams)),
-                                     "TOO_MANY_STREAMS"),
-                          kTooManyStreamsRetrySeconds);
-  }
-  slot_held_ = true;
-  context_.metrics.StreamsOpen(1);
-  return absl::OkStatus();
+  if (slot_.held()) context_.metrics.Bug("score_session_not_finished");
 }
 
 void ScoreSession::OnMessage(v1::ScoreCandidatesRequest&& message) {
@@ -192,68 +143,27 @@ absl::Status ScoreSession::AcceptInlineLocked(const v1::ScoreHeader& header) {
   return absl::OkStatus();
 }
 
-void ScoreSession::OnMalformedMessage(const std::string& expected) {
-  SessionEvent event{.kind = Kind::kEmptyMessage};
-  event.status = Invalid(absl::StrCat("message is no ", expected), "MALFORMED_MESSAGE");
-  PostEvent(std::move(event));
-}
-
-void ScoreSession::OnReadsEnded() { PostEvent({.kind = Kind::kReadsEnded}); }
-
 void ScoreSession::OnWriteDone(bool ok) {
-  Guard guard(*this);
-  if (!ok && !machine_.failed()) context_.metrics.Stream(StreamEvent::kClientGone);
-  read_since_ = timers_.Now();  // a client may think about the scores before it goes on
-  StepLocked({.kind = Kind::kWriteDone, .ok = ok});
+  {
+    std::lock_guard lock(mutex_);
+    read_since_ = timers_.Now();  // a client may think about the scores before it goes on
+  }
+  SessionBase::OnWriteDone(ok);
 }
 
-void ScoreSession::OnCancel() {
-  Guard guard(*this);
-  if (transport_ != nullptr && !machine_.failed()) {
-    context_.metrics.Stream(StreamEvent::kClientGone);
-  }
-  // gRPC cancels a call whose deadline passed.
-  const bool late = timers_.Now() >= deadline_;
-  StepLocked({.kind = late ? Kind::kDeadline : Kind::kCancelled});
-}
-
-void ScoreSession::StepLocked(SessionEvent event, Job* job) {
-  const ScoreState before = machine_.state();
-  const bool document_ready = machine_.document_ready();
-  const ScoreActions actions = machine_.Step(event);
-  if (actions.release) {
-    details_.reached = before <= ScoreState::kContent ? Stage::kReceive
-                       : document_ready               ? Stage::kSend
-                                                      : Stage::kEncode;
-    ReleaseLocked();
-  }
-  if (actions.paused) context_.metrics.Stream(StreamEvent::kReadPaused);
-  if (actions.accept && job != nullptr) EnqueueLocked(std::move(*job));
-  if (actions.seal) {
-    sealed_at_ = timers_.Now();
-    context_.metrics.StageSeconds(Stage::kReceive, Seconds(sealed_at_ - header_at_));
-    EnqueueLocked({.kind = Job::Kind::kSeal});
-  }
-  const int64_t buffered = released_ ? 0 : machine_.pending_bytes();
-  context_.metrics.StreamBufferedBytes(buffered - buffered_reported_);
-  buffered_reported_ = buffered;
-  if (transport_ == nullptr) return;
-  if (actions.abort) transport_->Abort();
-  if (actions.write != ScoreActions::Write::kNone) WriteLocked(actions.write);
-  if (actions.start_read) {
-    read_since_ = timers_.Now();
-    transport_->StartRead();
-  }
-  if (actions.finish) FinishLocked(*actions.finish);
+Stage ScoreSession::StageLocked() const {
+  if (machine_.state() <= ScoreState::kContent) return Stage::kReceive;
+  return machine_.document_ready() ? Stage::kSend : Stage::kEncode;
 }
 
 void ScoreSession::ReleaseLocked() {
-  released_ = true;
-  token_->Cancel();
-  jobs_.clear();
   prepared_.clear();
   scores_.clear();
-  garbage_ = std::move(document_);
+  garbage_.document = std::move(document_);
+}
+
+void ScoreSession::RespondLocked(const ScoreActions& actions) {
+  if (actions.write != ScoreActions::Write::kNone) WriteLocked(actions.write);
 }
 
 void ScoreSession::WriteLocked(ScoreActions::Write write) {
@@ -297,18 +207,6 @@ void ScoreSession::FillSummaryLocked(v1::ScoreSummary* summary) const {
   if (document_name_.empty()) *summary->mutable_stats() = stats_;
 }
 
-void ScoreSession::FinishLocked(const absl::Status& status) {
-  StreamTransport* transport = std::exchange(transport_, nullptr);
-  if (slot_held_) {
-    slot_held_ = false;
-    context_.open_streams.fetch_sub(1);
-    context_.metrics.StreamsOpen(-1);
-  }
-  if (timer_.serial != 0) timers_.Cancel(timer_);
-  timer_ = {};
-  transport->Finish(status);
-}
-
 bool ScoreSession::AwaitsClientLocked() const {
   if (!machine_.read_outstanding() || machine_.failed()) return false;
   // Without a candidate to wait for, it is the client's turn; or else its own encode's.
@@ -316,14 +214,9 @@ bool ScoreSession::AwaitsClientLocked() const {
          (machine_.document_ready() && machine_.waiting() == 0);
 }
 
-ScoreSession::TimePoint ScoreSession::NextTimerLocked(TimePoint now) const {
-  const auto idle = ToChrono(context_.limits.idle_timeout);
-  TimePoint next = now + idle;  // a write that starts later is watched from then on
-  if (machine_.write_outstanding()) next = std::min(next, write_since_ + idle);
-  if (machine_.failed()) return std::max(next, now + std::chrono::milliseconds(10));
-  next = std::min(next, deadline_);
-  if (AwaitsClientLocked()) next = std::min(next, read_since_ + idle);
-  if (retry_at_ != TimePoint{}) next = std::min(next, retry_at_);
+ScoreSession::TimePoint ScoreSession::NextTickLocked() const {
+  TimePoint next = TimePoint::max();
+  if (retry_at_ != TimePoint{}) next = retry_at_;
   if (machine_.state() != ScoreState::kAwaitHeader && !machine_.document_ready()) {
     next =
         std::min(next, progress_at_ + ToChrono(absl::Seconds(options_.progress_interval_seconds)));
@@ -331,49 +224,15 @@ ScoreSession::TimePoint ScoreSession::NextTimerLocked(TimePoint now) const {
   return next;
 }
 
-void ScoreSession::ArmTimerLocked() {
-  if (timer_.serial != 0) timers_.Cancel(timer_);
-  timer_ = {};
-  if (transport_ == nullptr) return;
-  timer_ = timers_.Schedule(NextTimerLocked(timers_.Now()), [weak = weak_from_this()] {
-    if (std::shared_ptr<ScoreSession> self = weak.lock()) self->OnTimer();
-  });
-}
-
-void ScoreSession::OnTimer() {
-  Guard guard(*this);
-  timer_ = {};
-  if (transport_ == nullptr) return;
-  const TimePoint now = timers_.Now();
-  const auto idle = ToChrono(context_.limits.idle_timeout);
-  if (machine_.write_outstanding() && now >= write_since_ + idle) {
-    StepLocked({.kind = Kind::kWriteStalled});
-  } else if (!machine_.failed() && now >= deadline_) {
-    StepLocked({.kind = Kind::kDeadline});
-  } else if (AwaitsClientLocked() && now >= read_since_ + idle) {
-    context_.metrics.Stream(StreamEvent::kIdleTimeout);
-    StepLocked({.kind = Kind::kIdleTimeout});
-  } else {
-    if (retry_at_ != TimePoint{} && now >= retry_at_) {
-      retry_at_ = {};
-      DispatchLocked();
-    }
-    if (now >= progress_at_ + ToChrono(absl::Seconds(options_.progress_interval_seconds))) {
-      progress_at_ = now;
-      StepLocked({.kind = Kind::kProgressDue});
-    }
+void ScoreSession::TickLocked(TimePoint now) {
+  if (retry_at_ != TimePoint{} && now >= retry_at_) {
+    retry_at_ = {};
+    DispatchLocked();
   }
-  ArmTimerLocked();
-}
-
-void ScoreSession::PostEvent(SessionEvent event) {
-  Guard guard(*this);
-  StepLocked(std::move(event));
-}
-
-RpcDetails ScoreSession::details() const {
-  std::lock_guard lock(mutex_);
-  return details_;
+  if (now >= progress_at_ + ToChrono(absl::Seconds(options_.progress_interval_seconds))) {
+    progress_at_ = now;
+    StepLocked({.kind = Kind::kProgressDue});
+  }
 }
 
 }  // namespace longdoc::service

@@ -2,121 +2,44 @@
 
 #include <algorithm>
 #include <chrono>
-#include <new>
 #include <utility>
 
 #include "absl/strings/str_format.h"
 #include "engine/base/error_reason.h"
 #include "engine/base/status_macros.h"
-#include "service/deadlines.h"
 #include "service/item_status.h"
 #include "service/response_frames.h"
 #include "service/score_session.h"
 
 namespace longdoc::service {
-namespace {
 
-using Kind = SessionEvent::Kind;
-
-}  // namespace
-
-// Runs jobs worth one slice, then queues behind the other streams' work.
-void ScoreSession::RunStrand() {
-  std::unique_ptr<DocumentIntake> garbage;  // destroyed without the mutex
-  int64_t budget = DocumentIntake::kSliceBytes;
-  while (true) {
-    Job job;
-    {
-      std::lock_guard lock(mutex_);
-      if (released_) garbage = std::move(intake_);
-      if (released_ || jobs_.empty()) {
-        strand_active_ = false;
-        return;
-      }
-      if (budget <= 0) {
-        executor_([self = shared_from_this()] { self->RunStrand(); });
-        return;
-      }
-      job = std::move(jobs_.front());
-      jobs_.pop_front();
+absl::Status ScoreSession::Process(Job& job, int64_t* cost, int64_t* bytes) {
+  *cost = 256;
+  switch (job.kind) {
+    case Job::Kind::kContent: {
+      absl::Status status = Consume(*intake_, job.content, bytes);
+      *cost = 1 + *bytes;
+      return status;
     }
-    budget -= RunJob(job);
-    if (job.kind == Job::Kind::kContent && !job.content.done()) {
-      std::lock_guard lock(mutex_);
-      if (!released_) jobs_.push_front(std::move(job));
-    }
+    case Job::Kind::kSeal:
+      return Seal();
+    case Job::Kind::kCandidate:
+      *cost += static_cast<int64_t>(job.candidate.ByteSizeLong());
+      Prepare(job);
+      return absl::OkStatus();
+    case Job::Kind::kDispatch:
+      Dispatch();
+      return absl::OkStatus();
   }
-}
-
-// Returns what it cost, in bytes of text.
-int64_t ScoreSession::RunJob(Job& job) {
-  int64_t cost = 256;
-  int64_t bytes = 0;
-  absl::Status status;
-  try {
-    switch (job.kind) {
-      case Job::Kind::kContent:
-        status = Consume(job.content, &bytes);
-        cost = 1 + bytes;
-        break;
-      case Job::Kind::kSeal:
-        status = Seal();
-        break;
-      case Job::Kind::kCandidate:
-        cost += static_cast<int64_t>(job.candidate.ByteSizeLong());
-        Prepare(job);
-        break;
-      case Job::Kind::kDispatch:
-        Dispatch();
-        break;
-    }
-  } catch (const std::bad_alloc&) {
-    status =
-        WithReason(absl::ResourceExhaustedError("out of memory while scoring"), "OUT_OF_MEMORY");
-  }
-  if (!status.ok()) {
-    PostEvent({.kind = Kind::kFault, .status = std::move(status)});
-  } else if (bytes > 0) {
-    PostEvent({.kind = Kind::kConsumed, .size = bytes});
-  }
-  return cost;
-}
-
-void ScoreSession::EnqueueLocked(Job job) {
-  if (released_) return;
-  jobs_.push_back(std::move(job));
-  if (strand_active_) return;
-  strand_active_ = true;
-  executor_([self = shared_from_this()] { self->RunStrand(); });
-}
-
-absl::Status ScoreSession::Consume(ContentPiece& content, int64_t* bytes) {
-  const auto start = std::chrono::steady_clock::now();
-  absl::Status status = intake_->Consume(content, bytes);
-  const double seconds = Seconds(std::chrono::steady_clock::now() - start);
-  std::lock_guard lock(mutex_);
-  tokenize_seconds_ += seconds;
-  tokens_received_ = intake_->num_tokens();
-  return status;
+  return absl::OkStatus();
 }
 
 // The inline document is whole.
 absl::Status ScoreSession::Seal() {
-  const auto start = std::chrono::steady_clock::now();
-  ASSIGN_OR_RETURN(TokenizedDocument document, intake_->Finish());
+  ASSIGN_OR_RETURN(TokenizedDocument document, FinishIntake(*intake_));
   {
     std::lock_guard lock(mutex_);
-    tokenize_seconds_ += Seconds(std::chrono::steady_clock::now() - start);
-    context_.metrics.StageSeconds(Stage::kTokenize, tokenize_seconds_);
-    details_.tokens = tokens_received_ = intake_->num_tokens();
-    stats_.set_input_tokens(document.input_tokens);
-    stats_.set_truncated(document.truncated);
-    if (!intake_->has_ids()) {
-      stats_.mutable_encoded_bytes()->set_begin(document.kept.begin);
-      stats_.mutable_encoded_bytes()->set_end(document.kept.end);
-    }
-    stats_.set_receive_seconds(Seconds(sealed_at_ - header_at_));
-    stats_.set_tokenize_seconds(tokenize_seconds_);
+    FillInputStatsLocked(document, intake_->has_ids(), &stats_);
   }
   intake_.reset();
   EncodeInline(

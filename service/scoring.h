@@ -6,7 +6,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -22,6 +21,7 @@
 #include "longdoc/v1/embedding_service.pb.h"
 #include "longdoc/v1/scoring_service.pb.h"
 #include "service/context.h"
+#include "service/executor.h"
 
 namespace longdoc::service {
 
@@ -74,8 +74,6 @@ absl::StatusOr<std::vector<int32_t>> TokenizeInput(const ServiceContext& context
 // cannot take that many.
 absl::Status CheckCandidateLength(const ServiceContext& context, const Model& model,
                                   const Methods& methods, int64_t tokens);
-
-using Executor = std::function<void(absl::AnyInvocable<void() &&>)>;
 
 // Encodes the candidate, if a method needs it. `done` is called exactly once with no lock held: on
 // the executor, or before this returns.

@@ -6,7 +6,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -19,6 +18,7 @@
 #include "engine/engine.h"
 #include "longdoc/v1/embedding_service.pb.h"
 #include "service/context.h"
+#include "service/executor.h"
 #include "service/request_options.h"
 #include "service/rpc_timer.h"
 
@@ -29,7 +29,6 @@ inline constexpr int64_t kMaxUnaryResponseBytes = (4 << 20) - (64 << 10);
 
 class TextJob : public std::enable_shared_from_this<TextJob> {
  public:
-  using Executor = std::function<void(absl::AnyInvocable<void() &&>)>;
   // Gets the outcome exactly once, from any thread, with no lock held. On OK the response is whole.
   using Done = absl::AnyInvocable<void(const absl::Status&) &&>;
 
