@@ -3,20 +3,18 @@
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <functional>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "absl/functional/any_invocable.h"
 #include "engine/base/check.h"
 #include "engine/document.h"
 #include "engine/kept_document.h"
 #include "longdoc/v1/scoring_service.pb.h"
 #include "service/score_session.h"
-#include "tests/support/session_harness.h"
+#include "tests/support/stream_harness.h"
 #include "tests/support/test_context.h"
 
 namespace longdoc::testing {
@@ -52,22 +50,15 @@ inline std::string Keep(TestContext& test, const std::string& text, bool token_v
   return pin->name();
 }
 
-class ScoreHarness {
+class ScoreHarness : public StreamHarness<service::ScoreSession> {
  public:
   explicit ScoreHarness(std::shared_ptr<TestContext> test, double deadline_seconds = 600)
-      : test_(std::move(test)),
-        session_(service::ScoreSession::Create(
-            test_->context,
-            [this](absl::AnyInvocable<void() &&> job) { jobs_.push_back(std::move(job)); },
-            test_->timers.Now() +
-                std::chrono::milliseconds(static_cast<int64_t>(deadline_seconds * 1000)))) {}
+      : StreamHarness(std::move(test)) {
+    session_ =
+        service::ScoreSession::Create(test_->context, jobs_.executor(), After(deadline_seconds));
+  }
   ~ScoreHarness() {
-    // Whatever happened, an orderly end must be reachable.
-    if (!transport_.finished()) session_->OnCancel();
-    if (transport_.writing()) WriteDone(false);
-    RunAll();
-    LD_CHECK(!started_ || transport_.finished());
-    LD_CHECK(session_.use_count() == 1);  // nothing holds on to it
+    EndInOrder();
     session_.reset();
     LD_CHECK(test_->context.open_streams == 0);
     LD_CHECK(test_->documents.stats().pinned_documents == 0);
@@ -106,35 +97,6 @@ class ScoreHarness {
     message.mutable_candidate()->mutable_token_ids()->mutable_ids()->Add(ids.begin(), ids.end());
     Message(std::move(message));
   }
-  void HalfClose() {
-    transport_.EndRead();
-    session_->OnReadsEnded();
-  }
-  void WriteDone(bool ok = true) {
-    transport_.EndWrite(ok);
-    session_->OnWriteDone(ok);
-  }
-  bool RunOneJob() {
-    if (jobs_.empty()) return false;
-    absl::AnyInvocable<void()&&> job = std::move(jobs_.front());
-    jobs_.pop_front();
-    std::move(job)();
-    return true;
-  }
-  void RunJobs() {
-    while (RunOneJob()) {
-    }
-  }
-  // Writes succeed and jobs run, until nothing moves but the engine.
-  void Drain() {
-    while (true) {
-      if (transport_.writing()) {
-        WriteDone();
-      } else if (!RunOneJob()) {
-        return;
-      }
-    }
-  }
   // The engine does all its tasks, too.
   void RunAll() {
     do {
@@ -158,16 +120,6 @@ class ScoreHarness {
     return sent.back().summary();
   }
   TestContext& test() { return *test_; }
-  FakeEngine& engine() { return test_->engine; }
-  CheckedTransport& transport() { return transport_; }
-  service::ScoreSession& session() { return *session_; }
-
- private:
-  const std::shared_ptr<TestContext> test_;
-  std::deque<absl::AnyInvocable<void() &&>> jobs_;
-  CheckedTransport transport_;
-  bool started_ = false;
-  std::shared_ptr<service::ScoreSession> session_;
 };
 
 }  // namespace longdoc::testing

@@ -2,7 +2,6 @@
 
 #include <gtest/gtest.h>
 
-#include <deque>
 #include <limits>
 #include <memory>
 #include <optional>
@@ -12,6 +11,7 @@
 
 #include "engine/base/check.h"
 #include "engine/base/error_reason.h"
+#include "tests/support/job_queue.h"
 #include "tests/support/score_harness.h"
 
 namespace longdoc::testing {
@@ -54,20 +54,12 @@ class GenerateJobTest : public ::testing::Test {
     EXPECT_EQ(test_.documents.stats().pinned_documents, 0);
   }
   void Start() {
-    job_ = service::GenerateJob::Create(
-        test_.context,
-        [this](absl::AnyInvocable<void() &&> job) { jobs_.push_back(std::move(job)); },
-        test_.timers.Now() + std::chrono::minutes(5), request_);
+    job_ = service::GenerateJob::Create(test_.context, jobs_.executor(),
+                                        test_.timers.Now() + std::chrono::minutes(5), request_);
     job_->Start(&writer_, absl::OkStatus());
     RunJobs();
   }
-  void RunJobs() {
-    while (!jobs_.empty()) {
-      absl::AnyInvocable<void()&&> job = std::move(jobs_.front());
-      jobs_.pop_front();
-      std::move(job)();
-    }
-  }
+  void RunJobs() { jobs_.Run(); }
   void WriteDone(bool ok = true) {
     writer_.writing = false;
     job_->OnWriteDone(ok);
@@ -82,7 +74,7 @@ class GenerateJobTest : public ::testing::Test {
   }
 
   TestContext test_;
-  std::deque<absl::AnyInvocable<void() &&>> jobs_;
+  JobQueue jobs_;
   v1::GenerateTextRequest request_;
   CheckedWriter writer_;
   std::shared_ptr<service::GenerateJob> job_;

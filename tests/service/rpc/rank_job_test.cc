@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
-#include <deque>
 #include <memory>
 #include <optional>
 #include <string>
@@ -12,6 +11,7 @@
 #include <vector>
 
 #include "engine/base/error_reason.h"
+#include "tests/support/job_queue.h"
 #include "tests/support/score_harness.h"
 
 namespace longdoc::testing {
@@ -31,30 +31,16 @@ class RankJobTest : public ::testing::Test {
   }
   void Start() {
     job_ = service::RankJob::Create(
-        test_.context,
-        [this](absl::AnyInvocable<void() &&> job) { jobs_.push_back(std::move(job)); },
-        std::chrono::steady_clock::now() + std::chrono::minutes(5),
-        v1::RankDocumentsRequest(request_), &response_,
-        [this](const absl::Status& status) {
+        test_.context, jobs_.executor(), std::chrono::steady_clock::now() + std::chrono::minutes(5),
+        v1::RankDocumentsRequest(request_), &response_, [this](const absl::Status& status) {
           EXPECT_FALSE(status_.has_value()) << "twice";
           status_ = status;
         });
     job_->Start();
   }
-  bool RunOne() {
-    if (jobs_.empty()) return false;
-    absl::AnyInvocable<void()&&> job = std::move(jobs_.front());
-    jobs_.pop_front();
-    std::move(job)();
-    return true;
-  }
-  void RunJobs() {
-    while (RunOne()) {
-    }
-  }
   void RunAll() {
     do {
-      RunJobs();
+      jobs_.Run();
     } while (test_.engine.Complete());
   }
   std::string Reason() { return status_ ? ReasonOf(*status_) : "not done"; }
@@ -71,7 +57,7 @@ class RankJobTest : public ::testing::Test {
   }
 
   TestContext test_;
-  std::deque<absl::AnyInvocable<void() &&>> jobs_;
+  JobQueue jobs_;
   v1::RankDocumentsRequest request_;
   v1::RankDocumentsResponse response_;
   std::optional<absl::Status> status_;
@@ -176,7 +162,7 @@ TEST_F(RankJobTest, LoadAndCancellationEndTheCall) {
   test_.engine.set_submit_status(absl::OkStatus());
   status_.reset();
   Start();
-  RunJobs();
+  jobs_.Run();
   ASSERT_GT(test_.engine.num_tasks(), 0u);
   job_->Cancel();
   EXPECT_EQ(Reason(), "CANCELLED");

@@ -3,12 +3,12 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
-#include <deque>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "engine/base/error_reason.h"
+#include "tests/support/job_queue.h"
 #include "tests/support/test_context.h"
 
 namespace longdoc::testing {
@@ -29,22 +29,15 @@ class TextJobTest : public ::testing::Test {
 
   std::shared_ptr<TextJob> Begin(const v1::EmbedTextsRequest& request) {
     auto job = TextJob::Create(
-        context_, [this](absl::AnyInvocable<void() &&> work) { work_.push_back(std::move(work)); },
-        CancellationToken::Clock::time_point::max(), v1::EmbedTextsRequest(request), &response_,
-        [this](const absl::Status& status) {
+        context_, jobs_.executor(), CancellationToken::Clock::time_point::max(),
+        v1::EmbedTextsRequest(request), &response_, [this](const absl::Status& status) {
           EXPECT_FALSE(outcome_.has_value()) << "done twice";
           outcome_ = status;
         });
     job->Start();
     return job;
   }
-  void Work() {
-    while (!work_.empty()) {
-      auto work = std::move(work_.front());
-      work_.pop_front();
-      std::move(work)();
-    }
-  }
+  void Work() { jobs_.Run(); }
   void Run(const v1::EmbedTextsRequest& request) {
     Begin(request);
     Work();
@@ -56,7 +49,7 @@ class TextJobTest : public ::testing::Test {
   TestContext test_;
   FakeEngine& engine_ = test_.engine;
   service::ServiceContext& context_ = test_.context;
-  std::deque<absl::AnyInvocable<void() &&>> work_;
+  JobQueue jobs_;
   v1::EmbedTextsResponse response_;
   std::optional<absl::Status> outcome_;
 };
