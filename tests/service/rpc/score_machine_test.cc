@@ -2,12 +2,12 @@
 
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "engine/base/error_reason.h"
+#include "tests/service/rpc/machine_helpers.h"
 
 namespace longdoc::service {
 namespace {
@@ -15,54 +15,10 @@ namespace {
 using Kind = SessionEvent::Kind;
 using Write = ScoreActions::Write;
 
-SessionEvent Of(Kind kind, int64_t size = 0) {
-  SessionEvent event;
-  event.kind = kind;
-  event.size = size;
-  return event;
-}
-SessionEvent Text(int64_t offset, int64_t size) {
-  SessionEvent event = Of(Kind::kChunk, size);
-  event.offset = offset;
-  return event;
-}
-SessionEvent WriteDone(bool ok) {
-  SessionEvent event = Of(Kind::kWriteDone);
-  event.ok = ok;
-  return event;
-}
-SessionEvent Failing(Kind kind, absl::Status status) {
-  SessionEvent event = Of(kind);
-  event.status = std::move(status);
-  return event;
-}
-
-std::string Describe(const ScoreActions& a) {
-  std::string out;
-  if (a.accept) out += "accept ";
-  if (a.paused) out += "paused ";
-  if (a.seal) out += "seal ";
-  if (a.release) out += "release ";
-  if (a.abort) out += "abort ";
-  if (a.write == Write::kProgress) out += "progress ";
-  if (a.write == Write::kScore) out += "score ";
-  if (a.write == Write::kSummary) out += "summary ";
-  if (a.start_read) out += "read ";
-  if (a.finish) out += "finish:" + (a.finish->ok() ? "OK" : ReasonOf(*a.finish)) + " ";
-  if (!out.empty()) out.pop_back();
-  return out;
-}
-
-const SessionEvent kStart = Of(Kind::kStart);
-const SessionEvent kHeader = Of(Kind::kHeader);
 const SessionEvent kBreak = Of(Kind::kBreak);
 const SessionEvent kDocumentEnd = Of(Kind::kDocumentEnd);
 const SessionEvent kCandidate = Of(Kind::kCandidate, 10);
-const SessionEvent kEnd = Of(Kind::kReadsEnded);
-const SessionEvent kEncoded = Of(Kind::kEncoded);
 const SessionEvent kScore = Of(Kind::kScoreReady, 10);
-const SessionEvent kProgress = Of(Kind::kProgressDue);
-const SessionEvent kCancel = Of(Kind::kCancelled);
 
 constexpr ScoreMachine::Options kSmall = {
     .content_bytes = 100, .waiting_candidates = 4, .waiting_bytes = 1000, .max_candidates = 6};
@@ -70,7 +26,7 @@ constexpr ScoreMachine::Options kSmall = {
 struct Row {
   const char* name;
   bool inline_document;
-  std::vector<std::pair<SessionEvent, std::string>> steps;
+  Steps steps;
 };
 
 class ScoreMachineTable : public ::testing::TestWithParam<Row> {};
@@ -82,11 +38,7 @@ TEST_P(ScoreMachineTable, GivesTheseActions) {
     header.declared_bytes = 15;
     machine.SetInlineDocument(header);
   }
-  size_t i = 0;
-  for (const auto& [event, actions] : GetParam().steps) {
-    EXPECT_EQ(Describe(machine.Step(event)), actions) << "step " << i;
-    ++i;
-  }
+  ExpectSteps(machine, GetParam().steps);
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -273,18 +225,16 @@ INSTANTIATE_TEST_SUITE_P(
     [](const auto& row) { return std::string(row.param.name); });
 
 // Checks the invariants of score_machine.h along one sequence of events.
-struct Watched {
+struct Watched : WatchedIo {
   explicit Watched(bool inline_document) {
     if (inline_document) machine.SetInlineDocument({});
   }
   ScoreMachine machine{
       {.content_bytes = 8, .waiting_candidates = 2, .waiting_bytes = 100, .max_candidates = 3}};
-  bool reading = false, writing = false, summary_sent = false;
+  bool summary_sent = false;
   int64_t accepted = 0, outcomes = 0, content = 0, scores_written = 0;
-  int finishes = 0, releases = 0;
 
   void Step(const SessionEvent& event) {
-    const bool was_finished = finishes > 0;
     if (event.kind == Kind::kWriteDone) writing = false;
     if (event.kind == Kind::kScoreReady) ++outcomes;
     switch (event.kind) {
@@ -299,21 +249,13 @@ struct Watched {
         break;
     }
     const ScoreActions a = machine.Step(event);
-    if (was_finished) {
-      ASSERT_EQ(Describe(a), "") << "after finish";
-      return;
-    }
     if (a.accept && event.kind == Kind::kCandidate) ++accepted;
     if (a.accept && event.kind == Kind::kChunk) content += event.size;
     if (a.start_read) {
-      ASSERT_FALSE(reading) << "two reads";
-      reading = true;
       ASSERT_LT(machine.waiting(), 2) << "reads above the watermark";
     }
     if (a.write != Write::kNone) {
-      ASSERT_FALSE(writing) << "two writes";
       ASSERT_FALSE(summary_sent) << "something after the summary";
-      writing = true;
       scores_written += a.write == Write::kScore;
       summary_sent = a.write == Write::kSummary;
       if (summary_sent) {
@@ -321,61 +263,33 @@ struct Watched {
       }
     }
     ASSERT_LE(scores_written, outcomes);
-    releases += a.release;
-    finishes += a.finish.has_value();
-    ASSERT_LE(finishes, 1);
-    ASSERT_LE(releases, 1);
-    if (a.finish) {
-      ASSERT_FALSE(writing) << "finish with a write outstanding";
-      ASSERT_EQ(releases, 1) << "finish without release";
-      ASSERT_FALSE(a.start_read) << "read with finish";
-      if (a.finish->ok()) {
-        ASSERT_TRUE(summary_sent);
-      }
+    Check(a);
+    if (a.finish && a.finish->ok()) {
+      ASSERT_TRUE(summary_sent);
     }
+  }
+  std::vector<SessionEvent> Next() const {
+    std::vector<SessionEvent> next = {kCancel,
+                                      Of(Kind::kIdleTimeout),
+                                      Of(Kind::kWriteStalled),
+                                      kProgress,
+                                      kEncoded,
+                                      Of(Kind::kConsumed, 4),
+                                      Failing(Kind::kFault, absl::InternalError("x"))};
+    if (reading) {
+      const ScoreState state = machine.state();
+      if (state == ScoreState::kAwaitHeader) next.push_back(kHeader);
+      if (state == ScoreState::kContent) {
+        next.push_back(Text(content, 4));
+        next.push_back(kDocumentEnd);
+      }
+      next.push_back(kCandidate);
+      next.push_back(kEnd);
+    }
+    if (outcomes < accepted) next.push_back(kScore);
+    return next;
   }
 };
-
-// Every order of the events that can come next, `depth` deep.
-void Explore(const Watched& at, int depth, int64_t* visited) {
-  ++*visited;
-  {
-    Watched end = at;
-    end.Step(kCancel);
-    if (end.writing) end.Step(WriteDone(false));
-    ASSERT_EQ(end.finishes, 1);
-  }
-  if (depth == 0) return;
-  std::vector<SessionEvent> next = {kCancel,
-                                    Of(Kind::kIdleTimeout),
-                                    Of(Kind::kWriteStalled),
-                                    kProgress,
-                                    kEncoded,
-                                    Of(Kind::kConsumed, 4),
-                                    Failing(Kind::kFault, absl::InternalError("x"))};
-  if (at.reading) {
-    const ScoreState state = at.machine.state();
-    if (state == ScoreState::kAwaitHeader) next.push_back(kHeader);
-    if (state == ScoreState::kContent) {
-      next.push_back(Text(at.content, 4));
-      next.push_back(kDocumentEnd);
-    }
-    next.push_back(kCandidate);
-    next.push_back(kEnd);
-  }
-  if (at.writing) {
-    next.push_back(WriteDone(true));
-    next.push_back(WriteDone(false));
-  }
-  if (at.outcomes < at.accepted) next.push_back(kScore);
-  for (const SessionEvent& event : next) {
-    Watched after = at;
-    after.Step(event);
-    if (::testing::Test::HasFatalFailure()) return;
-    Explore(after, after.finishes > 0 ? std::min(depth - 1, 1) : depth - 1, visited);
-    if (::testing::Test::HasFatalFailure()) return;
-  }
-}
 
 TEST(ScoreMachine, KeepsItsInvariantsUnderEveryInterleaving) {
   struct Prefix {
@@ -391,10 +305,7 @@ TEST(ScoreMachine, KeepsItsInvariantsUnderEveryInterleaving) {
   };
   int64_t visited = 0;
   for (const Prefix& prefix : kPrefixes) {
-    Watched watched(prefix.inline_document);
-    for (const SessionEvent& event : prefix.events) watched.Step(event);
-    ASSERT_FALSE(HasFatalFailure());
-    Explore(watched, 6, &visited);
+    ExploreAfter(prefix.events, Watched(prefix.inline_document), &visited);
     ASSERT_FALSE(HasFatalFailure());
   }
   EXPECT_GT(visited, 10000);

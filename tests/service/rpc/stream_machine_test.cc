@@ -2,11 +2,12 @@
 
 #include <gtest/gtest.h>
 
-#include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "engine/base/error_reason.h"
+#include "tests/service/rpc/machine_helpers.h"
 
 namespace longdoc::service {
 namespace {
@@ -14,82 +15,30 @@ namespace {
 using Kind = SessionEvent::Kind;
 using Write = StreamActions::Write;
 
-SessionEvent Of(Kind kind) {
-  SessionEvent event;
-  event.kind = kind;
-  return event;
-}
-SessionEvent Text(int64_t offset, int64_t size) {
-  SessionEvent event = Of(Kind::kChunk);
-  event.offset = offset;
-  event.size = size;
-  return event;
-}
 SessionEvent Ids(int64_t offset, int64_t size) {
   SessionEvent event = Text(offset, size);
   event.ids = true;
   return event;
 }
-SessionEvent Consumed(int64_t size) {
-  SessionEvent event = Of(Kind::kConsumed);
-  event.size = size;
-  return event;
-}
+SessionEvent Consumed(int64_t size) { return Of(Kind::kConsumed, size); }
 SessionEvent Frame(bool last) {
   SessionEvent event = Of(Kind::kFrameReady);
   event.last = last;
   return event;
 }
-SessionEvent WriteDone(bool ok) {
-  SessionEvent event = Of(Kind::kWriteDone);
-  event.ok = ok;
-  return event;
-}
-SessionEvent Fault(absl::Status status) {
-  SessionEvent event = Of(Kind::kFault);
-  event.status = std::move(status);
-  return event;
-}
-
-// Actions as text, so that a table of sequences can be read.
-std::string Describe(const StreamActions& a) {
-  std::string out;
-  if (a.accept) out += "accept ";
-  if (a.paused) out += "paused ";
-  if (a.seal) out += "seal ";
-  if (a.build_frame) out += "build ";
-  if (a.release) out += "release ";
-  if (a.abort) out += "abort ";
-  if (a.write == Write::kProgress) out += "progress ";
-  if (a.write == Write::kFrame) out += "frame ";
-  if (a.start_read) out += "read ";
-  if (a.finish) out += "finish:" + (a.finish->ok() ? "OK" : ReasonOf(*a.finish)) + " ";
-  if (!out.empty()) out.pop_back();
-  return out;
-}
+SessionEvent Fault(absl::Status status) { return Failing(Kind::kFault, std::move(status)); }
 
 struct Row {
   const char* name;
-  std::vector<std::pair<SessionEvent, std::string>> steps;
+  Steps steps;
 };
 
 class StreamMachineTable : public ::testing::TestWithParam<Row> {};
 
 TEST_P(StreamMachineTable, GivesTheseActions) {
   StreamMachine machine({.high_watermark = 100, .low_watermark = 50});
-  size_t i = 0;
-  for (const auto& [event, actions] : GetParam().steps) {
-    EXPECT_EQ(Describe(machine.Step(event)), actions) << "step " << i;
-    ++i;
-  }
+  ExpectSteps(machine, GetParam().steps);
 }
-
-const SessionEvent kStart = Of(Kind::kStart);
-const SessionEvent kHeader = Of(Kind::kHeader);
-const SessionEvent kEnd = Of(Kind::kReadsEnded);
-const SessionEvent kCancel = Of(Kind::kCancelled);
-const SessionEvent kEncoded = Of(Kind::kEncoded);
-const SessionEvent kProgress = Of(Kind::kProgressDue);
 
 INSTANTIATE_TEST_SUITE_P(
     Sequences, StreamMachineTable,
@@ -222,11 +171,7 @@ INSTANTIATE_TEST_SUITE_P(
              {kEncoded, ""}}},
         Row{"bad_header",
             {{kStart, "read"},
-             {[] {
-                SessionEvent event = Of(Kind::kHeader);
-                event.status = WithReason(absl::NotFoundError("x"), "UNKNOWN_MODEL");
-                return event;
-              }(),
+             {Failing(Kind::kHeader, WithReason(absl::NotFoundError("x"), "UNKNOWN_MODEL")),
               "release finish:UNKNOWN_MODEL"}}},
         Row{"refused_at_the_start",
             {{Fault(WithReason(absl::UnavailableError("x"), "DRAINING")),
@@ -260,13 +205,11 @@ TEST(StreamMachine, DeclaredSizesMustBeMetExactly) {
 }
 
 // Checks the invariants of stream_machine.h along one sequence of events.
-struct Watched {
+struct Watched : WatchedIo {
   StreamMachine machine{{.high_watermark = 8, .low_watermark = 4}};
-  bool reading = false, writing = false, building = false;
-  int finishes = 0, releases = 0;
+  bool building = false;
 
   void Step(const SessionEvent& event) {
-    const bool was_finished = finishes > 0;
     if (event.kind == Kind::kWriteDone) writing = false;
     if (event.kind == Kind::kFrameReady) building = false;
     if (event.kind == Kind::kChunk || event.kind == Kind::kHeader ||
@@ -274,76 +217,33 @@ struct Watched {
       reading = false;
     }
     const StreamActions a = machine.Step(event);
-    if (was_finished) {
-      ASSERT_EQ(Describe(a), "") << "after finish";
-      return;
-    }
-    if (a.start_read) {
-      ASSERT_FALSE(reading) << "two reads";
-      reading = true;
-    }
-    if (a.write != Write::kNone) {
-      ASSERT_FALSE(writing) << "two writes";
-      writing = true;
-    }
     if (a.build_frame) {
       ASSERT_FALSE(building) << "two frames are built";
       building = true;
     }
-    releases += a.release;
-    finishes += a.finish.has_value();
-    ASSERT_LE(finishes, 1);
-    if (a.finish) {
-      ASSERT_FALSE(writing) << "finish with a write outstanding";
-      ASSERT_EQ(releases, 1) << "finish without release";
-      ASSERT_FALSE(a.start_read) << "read with finish";
+    Check(a);
+  }
+  std::vector<SessionEvent> Next() const {
+    std::vector<SessionEvent> next = {kCancel,
+                                      Of(Kind::kIdleTimeout),
+                                      Of(Kind::kDeadline),
+                                      Of(Kind::kWriteStalled),
+                                      kProgress,
+                                      Consumed(4),
+                                      kEncoded,
+                                      Fault(absl::InternalError("x"))};
+    if (reading) {
+      next.push_back(machine.state() == StreamState::kAwaitHeader ? kHeader
+                                                                  : Text(machine.received(), 4));
+      next.push_back(kEnd);
     }
-    ASSERT_LE(releases, 1);
+    if (building) {
+      next.push_back(Frame(false));
+      next.push_back(Frame(true));
+    }
+    return next;
   }
 };
-
-// Every order of the events that can come next, `depth` deep. Completions come only for what is
-// outstanding, as with a real transport.
-void Explore(const Watched& at, int depth, int64_t* visited) {
-  ++*visited;
-  {
-    // From everywhere a cancelled call comes to its end.
-    Watched end = at;
-    end.Step(kCancel);
-    if (end.writing) end.Step(WriteDone(false));
-    ASSERT_EQ(end.finishes, 1);
-  }
-  if (depth == 0) return;
-  std::vector<SessionEvent> next = {kCancel,
-                                    Of(Kind::kIdleTimeout),
-                                    Of(Kind::kDeadline),
-                                    Of(Kind::kWriteStalled),
-                                    kProgress,
-                                    Consumed(4),
-                                    kEncoded,
-                                    Fault(absl::InternalError("x"))};
-  if (at.reading) {
-    next.push_back(
-        at.machine.state() == StreamState::kAwaitHeader ? kHeader : Text(at.machine.received(), 4));
-    next.push_back(kEnd);
-  }
-  if (at.writing) {
-    next.push_back(WriteDone(true));
-    next.push_back(WriteDone(false));
-  }
-  if (at.building) {
-    next.push_back(Frame(false));
-    next.push_back(Frame(true));
-  }
-  for (const SessionEvent& event : next) {
-    Watched after = at;
-    after.Step(event);
-    if (::testing::Test::HasFatalFailure()) return;
-    // After finish one more event of each kind must do nothing; no need to go deeper.
-    Explore(after, after.finishes > 0 ? std::min(depth - 1, 1) : depth - 1, visited);
-    if (::testing::Test::HasFatalFailure()) return;
-  }
-}
 
 TEST(StreamMachine, KeepsItsInvariantsUnderEveryInterleaving) {
   const std::vector<std::vector<SessionEvent>> kPrefixes = {
@@ -355,10 +255,7 @@ TEST(StreamMachine, KeepsItsInvariantsUnderEveryInterleaving) {
   };
   int64_t visited = 0;
   for (const auto& prefix : kPrefixes) {
-    Watched watched;
-    for (const SessionEvent& event : prefix) watched.Step(event);
-    ASSERT_FALSE(HasFatalFailure());
-    Explore(watched, 6, &visited);
+    ExploreAfter(prefix, Watched(), &visited);
     ASSERT_FALSE(HasFatalFailure());
   }
   EXPECT_GT(visited, 10000);
