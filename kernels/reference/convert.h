@@ -40,6 +40,19 @@ inline uint16_t RoundToBf16(float value) {
   return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
+// To nearest even; NaN stays NaN.
+inline uint16_t RoundToF16(float value) {
+  const uint16_t sign = std::signbit(value) ? 0x8000 : 0;
+  const double magnitude = std::fabs(static_cast<double>(value));
+  if (std::isnan(value)) return static_cast<uint16_t>(sign | 0x7e00);
+  if (magnitude >= 65520) return static_cast<uint16_t>(sign | 0x7c00);
+  int exponent = -99;
+  if (magnitude > 0) std::frexp(magnitude, &exponent);
+  const int unit = exponent - 11 > -24 ? exponent - 11 : -24;  // 11 significant bits
+  const int units = static_cast<int>(std::nearbyint(std::ldexp(magnitude, -unit)));
+  return static_cast<uint16_t>(sign | (units + (unit + 24) * 1024));
+}
+
 // Element i of an array of `type`.
 inline float LoadAs(DType type, const void* base, int64_t i) {
   switch (type) {
@@ -53,12 +66,17 @@ inline float LoadAs(DType type, const void* base, int64_t i) {
   return 0;
 }
 
-// `type` is kF32 or kBF16.
 inline void StoreAs(DType type, void* base, int64_t i, float value) {
-  if (type == DType::kF32) {
-    static_cast<float*>(base)[i] = value;
-  } else {
-    static_cast<uint16_t*>(base)[i] = RoundToBf16(value);
+  switch (type) {
+    case DType::kF32:
+      static_cast<float*>(base)[i] = value;
+      return;
+    case DType::kBF16:
+      static_cast<uint16_t*>(base)[i] = RoundToBf16(value);
+      return;
+    case DType::kF16:
+      static_cast<uint16_t*>(base)[i] = RoundToF16(value);
+      return;
   }
 }
 

@@ -13,6 +13,7 @@
 
 #include "tests/kernels/attention_case.h"
 #include "tests/kernels/gathered_case.h"
+#include "tests/kernels/rule_c_case.h"
 #include "tests/kernels/tolerance.h"
 
 namespace longdoc::kernels::testing {
@@ -53,94 +54,6 @@ TEST_P(AttentionRuleC, RandomLogitsStayWithinTheBound) {
       dense += result.stats.tiles_dense;
     }
     EXPECT_LT(computed, dense * 9 / 10);
-  }
-}
-
-// Which tiles of 64 keys a rule leaves out for one block of queries, computed in double.
-class NaiveRule {
- public:
-  NaiveRule(const AttentionCase& c, double bound)
-      : c_(c), bound_(bound), slope_(c.slopes[0]), keys_(c.keys()) {
-    for (int32_t row : c.q_positions) {
-      double nearest = std::numeric_limits<double>::infinity();
-      for (int32_t key : c.k_positions) {
-        nearest = std::min(nearest, std::abs(static_cast<double>(row) - key));
-      }
-      std::vector<double> sums{0};
-      for (int32_t key : c.k_positions) {
-        const double away = std::abs(static_cast<double>(row) - key) - nearest;
-        sums.push_back(sums.back() + std::exp(-slope_ * away));
-      }
-      prefix_.push_back(sums);
-    }
-  }
-
-  // Rule A on positions: by the distance from the block alone. Unsound here.
-  std::vector<bool> RuleA() const {
-    std::vector<bool> skipped(keys_);
-    const double distance = (2 * bound_ + std::log(2 / c_.epsilon)) / slope_;
-    for (int64_t j = 0; j < keys_; ++j) {
-      const int64_t first = j / kKeyBlock * kKeyBlock,
-                    last = std::min(first + kKeyBlock, keys_) - 1;
-      const int64_t gap = std::max<int64_t>(c_.q_positions.front() - c_.k_positions[last],
-                                            c_.k_positions[first] - c_.q_positions.back());
-      skipped[j] = static_cast<double>(gap) >= distance;
-    }
-    return skipped;
-  }
-
-  // Rule C before the loop, and `inward` more tiles on each side where it skips any.
-  std::vector<bool> RuleC(int64_t inward = 0) const {
-    std::vector<bool> skipped(keys_);
-    int64_t left = 0, right = keys_;
-    while (left + kKeyBlock <= keys_ && Fits(0, left + kKeyBlock)) left += kKeyBlock;
-    while (right > 0 && Fits((right - 1) / kKeyBlock * kKeyBlock, keys_)) {
-      right = (right - 1) / kKeyBlock * kKeyBlock;
-    }
-    if (left > 0) left = std::min(keys_, left + inward * kKeyBlock);
-    if (right < keys_) right = std::max<int64_t>(0, right - inward * kKeyBlock);
-    for (int64_t j = 0; j < keys_; ++j) skipped[j] = j < left || j >= right;
-    return skipped;
-  }
-
- private:
-  // Whether keys [begin, end) weigh at most epsilon / 2 for every row, all at +B, others at −B.
-  bool Fits(int64_t begin, int64_t end) const {
-    return std::all_of(prefix_.begin(), prefix_.end(), [&](const std::vector<double>& sums) {
-      const double mass = sums[end] - sums[begin];
-      return mass * std::exp(2 * bound_) <= c_.epsilon / 2 * sums.back();
-    });
-  }
-
-  const AttentionCase& c_;
-  const double bound_, slope_;
-  const int64_t keys_;
-  std::vector<std::vector<double>> prefix_;  // per row: weights of the keys before each, all at 0
-};
-
-// +bound on the keys that are `high`, −bound on the others, told apart by value component 3, which
-// is 1 and `low_value`. Component 4 tells keys from `far_begin` to `far_end` from the others.
-AttentionTensors Adversarial(const AttentionCase& c, float bound, const std::vector<bool>& high,
-                             float low_value, int64_t far_begin, int64_t far_end) {
-  AttentionTensors t;
-  t.q.assign(c.tokens() * c.dim, 0.0f);
-  t.k.assign(c.keys() * c.dim, 0.0f);
-  t.v.assign(c.keys() * c.dim, 0.0f);
-  const float side = std::sqrt(bound * std::sqrt(static_cast<float>(c.dim)));
-  for (int64_t i = 0; i < c.tokens(); ++i) t.q[i * c.dim] = side;
-  for (int64_t j = 0; j < c.keys(); ++j) {
-    t.k[j * c.dim] = high[j] ? side : -side;
-    t.v[j * c.dim + 3] = high[j] ? 1.0f : low_value;
-    t.v[j * c.dim + 4] = j >= far_begin && j < far_end ? 1.0f : -1.0f;
-  }
-  return t;
-}
-
-// Everything in reverse order.
-void Mirror(AttentionCase* c) {
-  for (Positions* p : {&c->q_positions, &c->k_positions}) {
-    for (int32_t& x : *p) x = 2000000 - x;
-    std::reverse(p->begin(), p->end());
   }
 }
 
@@ -186,8 +99,8 @@ TEST_P(AttentionRuleC, AdversarialLogitsAndPositions) {
     const NaiveRule naive(c, bound);
     for (int64_t inward :
          clumped ? std::vector<int64_t>{0, 1, 2} : std::vector<int64_t>{0, 4, 12}) {
-      const AttentionTensors t = Adversarial(c, bound, naive.RuleC(inward), -1.0f,
-                                             mirrored ? kKeyBlock : 0, c.keys() - kKeyBlock);
+      const AttentionTensors t = AdversarialGathered(
+          c, bound, naive.RuleC(inward), -1.0f, mirrored ? kKeyBlock : 0, c.keys() - kKeyBlock);
       // Values are within [−1, 1] and only one side has anything to skip: 2·epsilon/2.
       const double allowed = epsilon;
       if (inward == 0) {
@@ -229,7 +142,8 @@ TEST_P(AttentionRuleC, AdversarialLogitsOnRandomClusters) {
     const float bound = 1 + static_cast<float>(generator() % 5);
     const NaiveRule naive(c, bound);
     for (int64_t inward : {0, 1, 3}) {
-      const AttentionTensors t = Adversarial(c, bound, naive.RuleC(inward), -1.0f, 0, c.keys() / 2);
+      const AttentionTensors t =
+          AdversarialGathered(c, bound, naive.RuleC(inward), -1.0f, 0, c.keys() / 2);
       const AttentionResult result = RunKernels(kernels(), c, t);
       const double error = MaxDifference(result.out, RunReference(c, t));
       EXPECT_LE(error, 2 * c.epsilon + kAttentionF32) << seed;
@@ -259,7 +173,7 @@ TEST_P(AttentionRuleC, ExactChangesNoBitUnderAttack) {
           Mirror(&c);
           std::reverse(high.begin(), high.end());
         }
-        const AttentionTensors t = Adversarial(c, bound, high, 0.0f, 0, 0);
+        const AttentionTensors t = AdversarialGathered(c, bound, high, 0.0f, 0, 0);
         const AttentionResult dense = RunKernels(kernels(), c, t);
         c.skip = SkipMode::kExact;
         const AttentionResult exact = RunKernels(kernels(), c, t);
@@ -277,7 +191,7 @@ TEST_P(AttentionRuleC, ExactChangesNoBitOfAWideBlock) {
   AttentionCase c = OneHead(Spaced(1000000, 128, 20), Spaced(1000000, 40 * kKeyBlock), 0.1f);
   std::vector<bool> high(c.keys());
   std::fill(high.begin(), high.begin() + 10 * kKeyBlock, true);
-  const AttentionTensors t = Adversarial(c, 0.01f, high, 0.0f, 0, 0);
+  const AttentionTensors t = AdversarialGathered(c, 0.01f, high, 0.0f, 0, 0);
   const AttentionResult dense = RunKernels(kernels(), c, t);
   c.skip = SkipMode::kExact;
   EXPECT_EQ(dense.out, RunKernels(kernels(), c, t).out);

@@ -5,7 +5,7 @@
 #include <random>
 #include <vector>
 
-#include "tests/kernels/attention_case.h"
+#include "tests/kernels/attention_data.h"
 
 namespace longdoc::kernels::testing {
 
