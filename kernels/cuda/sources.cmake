@@ -1,6 +1,11 @@
 # The CUDA kernels, compiled twice: by nvcc (longdoc_kernels_cuda) and as C++ against the emulator of
 # the tests (longdoc_kernels_cuda_emulated). Host code, .cc, belongs here as well.
 set(LONGDOC_CUDA_SOURCES
+  attention.cc
+  attention_prepare.cu
+  attention_sm80_bf16.cu
+  attention_sm80_fp16.cu
+  attention_sm90.cu
   convert.cu
   elementwise.cu
   gemm.cc

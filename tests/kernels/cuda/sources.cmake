@@ -1,7 +1,11 @@
 # The parity tests: cuda_emulated_test and cuda_parity are made of the same files. One group, the
 # start of its tests' names, is one test of ctest.
 set(LONGDOC_PARITY_SOURCES
+  ../attention_data.cc
   parity.cc
+  parity_attention.cc
+  parity_attention_prepare.cc
+  parity_attention_skip.cc
   parity_decode.cc
   parity_decode_batch.cc
   parity_dense.cc
@@ -16,6 +20,6 @@ set(LONGDOC_PARITY_SOURCES
 set(LONGDOC_EMULATOR_SOURCES
   emulator_checks.cu
 )
-set(LONGDOC_PARITY_GROUPS decode dense gemm primitives routing sample)
+set(LONGDOC_PARITY_GROUPS attention decode dense gemm primitives routing sample)
 list(TRANSFORM LONGDOC_PARITY_SOURCES PREPEND ${CMAKE_CURRENT_LIST_DIR}/)
 list(TRANSFORM LONGDOC_EMULATOR_SOURCES PREPEND ${CMAKE_CURRENT_LIST_DIR}/)
