@@ -223,7 +223,7 @@ __device__ __forceinline__ bool AwaitTile(const Ring<Sm90Shape<kDim>::kStages>& 
   const int32_t side = staged.side;
   const bool sees = staged.classes[Group()] != kSkipTile && (state->flags & side) == 0;
   const bool ask = item.rule != LoopRule::kNone && sees && side != kTileDiagonal;
-  int32_t* votes = shared->votes[Group()];
+  int32_t* votes = shared->votes[ring.stage % 2][Group()];
   if (ask) {
     const bool may = WarpMayEnd<kGathered>(item, staged, shared->rows[state->slot], state->rows);
     if (Lane() == 0) votes[Warp()] = may ? 1 : 0;

@@ -70,8 +70,10 @@ struct alignas(1024) Sm90Shared {
   ItemRange ranges[2];  // of the items
   StagedTile tiles[Shape::kStages];
   int64_t next_item;
-  int32_t live[2];                   // 0: there are no more items
-  int32_t votes[Shape::kGroups][4];  // of each warp: all its rows may end the side
+  int32_t live[2];  // 0: there are no more items
+  // Of each warp: all its rows may end the side. Two sets, so that a warp that is one tile ahead
+  // does not overwrite what another has yet to read.
+  int32_t votes[2][Shape::kGroups][4];
   // 4·(number of the item in this block) + the sides that this warpgroup has ended.
   volatile int32_t ended[Shape::kGroups];
   int32_t used[Shape::kGroups];  // tiles that the group was the first to use; by its leader
