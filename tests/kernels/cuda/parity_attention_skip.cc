@@ -1,11 +1,12 @@
 // The skipping rules on the device: what they promise, against inputs made to break them, and that
 // the preparation computes the ranges of kernels/ranges.h.
+#include <algorithm>
 #include <cmath>
 #include <limits>
+#include <random>
 #include <string>
 #include <vector>
 
-#include "kernels/cpu/gathered.h"
 #include "tests/kernels/cuda/attention_device.h"
 #include "tests/kernels/gathered_case.h"
 #include "tests/kernels/rule_c_case.h"
@@ -309,6 +310,41 @@ PARITY_TEST(attention_skip_gathered_exact_changes_no_bit) {
       saved += dense.stats.tiles_computed - exact.stats.tiles_computed;
     }
     EXPECT(saved > 0);
+  }
+}
+
+// Keys at +B from some distance on are the only ones with a value: a weight that was not exactly 0
+// would show.
+PARITY_TEST(attention_skip_gathered_exact_changes_no_bit_under_attack) {
+  const float bound = 10, slope = 0.1f;
+  const int64_t distance = static_cast<int64_t>((2 * bound + 87.4f) / slope);  // 1074
+  const int64_t run = 40 * kKeyBlock;
+  for (int major : Capabilities()) {
+    UseCapability(major);
+    for (int64_t nearest : {1, 700000}) {
+      for (int64_t inward : {0, 2, 6, 12}) {
+        AttentionCase c =
+            OneHead(Spaced(1000000, 128), Spaced(1000000 - nearest - run + 1, run), slope);
+        c.dim = 64;
+        c.storage = DType::kBF16;
+        std::vector<bool> high(run);
+        const int64_t skipped = run - CeilDiv(distance, kKeyBlock) * kKeyBlock;
+        for (int64_t j = 0; j < skipped + inward * kKeyBlock; ++j) high[j] = true;
+        if (inward % 4 == 2) {
+          Mirror(&c);
+          std::reverse(high.begin(), high.end());
+        }
+        AttentionTensors t = AdversarialGathered(c, bound, high, 0.0f, 0, 0);
+        for (std::vector<float>* x : {&t.q, &t.k}) {
+          for (float& value : *x) value = RoundTo(c.storage, value);
+        }
+        const DeviceResult dense = RunDevice(c, t);
+        c.skip = SkipMode::kExact;
+        const DeviceResult exact = RunDevice(c, t);
+        EXPECT(dense.out == exact.out);
+        EXPECT(exact.stats.tiles_computed < dense.stats.tiles_computed);
+      }
+    }
   }
 }
 
