@@ -16,6 +16,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -31,6 +32,7 @@
 namespace longdoc {
 
 class AttentionSteps;
+class WholeMqa;
 
 struct BackendInfo {
   std::string name;                  // "cpu", "reference", "cuda"
@@ -41,6 +43,8 @@ struct BackendInfo {
   int64_t token_tile = 256;          // rows of a dense step
   int64_t query_tile = 128;          // query rows of an attention step, where it is cut by rows
   int64_t span_tile = 16;            // spans of a pooling step
+  bool whole_mqa = false;            // multi-query attention is whole_mqa()'s, not cut into parts
+  int64_t fixed_bytes = 0;           // of memory(), that the backend keeps for itself
 };
 
 // Host data where ops can read it: as it is, or as a copy on the device. The host's stays its
@@ -83,8 +87,8 @@ class Backend {
 
   // ---- memory ----------------------------------------------------------------------------------
 
-  // Of weights, documents and results; and of the workers' scratch, which is counted apart. Memory
-  // that is freed may still be read and written by ops called before.
+  // Of weights, documents and results; and of the workers' scratch, which the host counts apart.
+  // Memory that is freed may still be read and written by ops called before.
   virtual MemoryPool& memory() = 0;
   virtual MemoryPool& scratch_memory() = 0;
   // For data that does not change. RESOURCE_EXHAUSTED when the device has no room for it.
@@ -93,6 +97,9 @@ class Backend {
   virtual void CopyToDevice(void* device, const void* host, int64_t bytes) = 0;
   // Waits for all that was called before.
   virtual absl::Status CopyToHost(void* host, const void* device, int64_t bytes) = 0;
+  // What Place is, the other way round: device data where the host can read it, as it is or as a
+  // copy; likewise.
+  virtual absl::StatusOr<Placed> Fetch(const void* device, int64_t bytes) = 0;
   // A result, as memory that the host can read; likewise.
   virtual absl::StatusOr<Buffer> ToHost(Buffer device) = 0;
 
@@ -128,10 +135,9 @@ class Backend {
   // RESOURCE_EXHAUSTED when there is no memory, INTERNAL when the problem is not sound.
   virtual absl::StatusOr<std::unique_ptr<AttentionSteps>> MakeAttention(
       const kernels::AttentionProblem& problem) = 0;
-  // Bytes that MakeAttention allocates, and that a step needs of scratch.attention; only shapes,
-  // cu_seqlens and storage are read.
+  // Bytes that MakeAttention allocates; only what kind of problem it is, shapes, cu_seqlens and
+  // storage are read.
   virtual int64_t AttentionBytes(const kernels::AttentionProblem& problem) const = 0;
-  virtual int64_t AttentionScratchBytes(const kernels::AttentionProblem& problem) const = 0;
 
   // Conditional computation; see kernels/routing.h.
   virtual void RmsNorm(const kernels::RmsNormArgs& args) = 0;
@@ -149,6 +155,8 @@ class Backend {
   virtual void MqaPartial(const kernels::MqaPartialArgs& args) = 0;
   virtual void MqaMerge(const kernels::MqaMergeArgs& args) = 0;
   virtual void LogSoftmaxTile(const kernels::LogSoftmaxTileArgs& args) = 0;
+  // Instead of MqaPartial and MqaMerge where info().whole_mqa says so, otherwise null.
+  virtual WholeMqa* whole_mqa() { return nullptr; }
 };
 
 // `compute_type` kF32 or kBF16. Without native bf16 dot products, kBF16 keeps q, k, v in bf16 (half
@@ -158,5 +166,18 @@ std::unique_ptr<Backend> MakeCpuBackend(DType compute_type, int num_workers);
 std::unique_ptr<Backend> MakeCpuBackend(DType compute_type, int num_workers, kernels::CpuIsa isa);
 // Naive loops in double: the definition of correct results. Always fp32.
 std::unique_ptr<Backend> MakeReferenceBackend(int num_workers);
+
+struct CudaOptions {
+  int device = 0;
+  int64_t memory_bytes = 0;  // most that the engine takes of the device; 0: what is free, less a
+                             // margin for what libraries and the driver take
+  int64_t token_tile = 8192;
+  // Called once, from the thread that finds out, when the device is lost: nothing works any more,
+  // and only a new process can use it again.
+  std::function<void(const absl::Status&)> on_lost;
+};
+// bf16 storage and products, one worker. FAILED_PRECONDITION when the device cannot be used, saying
+// why; UNIMPLEMENTED in a build without CUDA.
+absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(const CudaOptions& options);
 
 }  // namespace longdoc

@@ -96,7 +96,8 @@ absl::Status Colt5Model::Pack(Backend& backend) {
       ASSIGN_OR_RETURN(output_, backend.Pack({weights.output}, {}));
     }
     if (config().decoder_layers == 0) return absl::OkStatus();
-    ASSIGN_OR_RETURN(decoder_, DecoderWeights::Pack(weights, config(), backend));
+    ASSIGN_OR_RETURN(decoder_,
+                     DecoderWeights::Pack(weights, config(), backend, embeddings_.placed()));
     return absl::OkStatus();
   }));
   weight_bytes_ = embeddings().view().bytes();

@@ -49,6 +49,7 @@ class HostBackend final : public Backend {
     if (bytes > 0) std::memcpy(host, device, bytes);
     return absl::OkStatus();
   }
+  absl::StatusOr<Placed> Fetch(const void* device, int64_t) override { return Placed{device, {}}; }
   absl::StatusOr<Buffer> ToHost(Buffer device) override { return device; }
 
   absl::Status EndStep() override { return absl::OkStatus(); }
@@ -84,9 +85,6 @@ class HostBackend final : public Backend {
   }
   int64_t AttentionBytes(const kernels::AttentionProblem& problem) const override {
     return HostAttentionBytes(problem);
-  }
-  int64_t AttentionScratchBytes(const kernels::AttentionProblem& problem) const override {
-    return k_.AttendScratchBytes(problem);
   }
 
   void RmsNorm(const kernels::RmsNormArgs& args) override { k_.RmsNorm(args); }

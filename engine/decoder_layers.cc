@@ -1,6 +1,7 @@
 #include "engine/decoder_layers.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "engine/base/check.h"
 #include "engine/base/status_macros.h"
@@ -31,6 +32,22 @@ int64_t PartialRowBytes(const DecoderWeights& weights, int64_t document_tokens) 
   return parts * weights.config.decoder_heads * (weights.config.head_dim + 2) * 4;
 }
 
+// Arrays one after the other in one piece, for one copy to the device.
+template <typename T>
+int64_t Append(const std::vector<T>& values, std::vector<char>& all) {
+  const size_t at = all.size(), bytes = values.size() * sizeof(T);
+  all.resize(at + bytes);
+  std::memcpy(all.data() + at, values.data(), bytes);
+  return static_cast<int64_t>(at);
+}
+
+// What Append makes of a run, at most.
+int64_t RowArrayBytes(const DecoderWeights& weights, int64_t max_rows) {
+  const int64_t inputs = std::min(max_rows, DecoderLayers::kMaxInputs);
+  return 8 * (2 * inputs + 1 + inputs * KvPages(weights.config.max_target_tokens)) +
+         4 * 4 * max_rows;
+}
+
 // Rows of a group. A tile, which is never cut, has kKeyBlock rows at least when there are as many.
 int64_t GroupRows(const DecoderWeights& weights, int64_t document_tokens, int64_t max_rows) {
   const int64_t fitting = kPartialBytes / PartialRowBytes(weights, document_tokens);
@@ -48,7 +65,12 @@ int64_t DecoderLayers::PlanBytes(const DecoderWeights& weights, const BackendInf
                                  int64_t document_tokens, int64_t max_rows) {
   const int64_t inner = weights.config.decoder_heads * weights.config.head_dim;
   const int64_t gemm = static_cast<int64_t>(kernels::SizeOf(backend.gemm_type));
-  return max_rows * (weights.config.hidden_size * 4 + inner * (4 + gemm)) +
+  const int64_t bytes = max_rows * (weights.config.hidden_size * 4 + inner * (4 + gemm));
+  if (backend.whole_mqa) {
+    return bytes + max_rows * (inner + 2 * weights.config.head_dim) * 4 +
+           RowArrayBytes(weights, max_rows);
+  }
+  return bytes +
          GroupRows(weights, document_tokens, max_rows) * PartialRowBytes(weights, document_tokens);
 }
 
@@ -62,9 +84,14 @@ absl::StatusOr<std::unique_ptr<DecoderLayers>> DecoderLayers::Create(Backend& ba
   s.backend = &backend;
   s.weights = &weights;
   s.document = &document;
+  s.whole = backend.whole_mqa();
   s.cross_blocks = PartBlocks(document.tokens);
   s.cross_parts = CeilDiv(CeilDiv(document.tokens, kKeyBlock), s.cross_blocks);
   s.group_rows = GroupRows(weights, document.tokens, max_rows);
+  if (s.whole != nullptr) {
+    s.cross_parts = 1;
+    s.group_rows = max_rows;
+  }
   layers->max_rows_ = max_rows;
 
   MemoryPool& memory = backend.memory();
@@ -73,18 +100,24 @@ absl::StatusOr<std::unique_ptr<DecoderLayers>> DecoderLayers::Create(Backend& ba
   ASSIGN_OR_RETURN(layers->y_, memory.Allocate(max_rows * weights.config.hidden_size * 4, false));
   ASSIGN_OR_RETURN(layers->q_, memory.Allocate(inner * 4, /*zeroed=*/false));
   ASSIGN_OR_RETURN(layers->attended_, memory.Allocate(inner * gemm, /*zeroed=*/false));
-  ASSIGN_OR_RETURN(layers->partial_,
-                   memory.Allocate(s.group_rows * PartialRowBytes(weights, document.tokens),
-                                   /*zeroed=*/false));
+  if (s.whole != nullptr) {
+    ASSIGN_OR_RETURN(layers->qkv_, memory.Allocate(max_rows * s.qkv_width() * 4, false));
+  } else {
+    ASSIGN_OR_RETURN(layers->partial_,
+                     memory.Allocate(s.group_rows * PartialRowBytes(weights, document.tokens),
+                                     /*zeroed=*/false));
+  }
   s.y = layers->y_.as<float>();
   s.q = layers->q_.as<float>();
   s.attended = layers->attended_.data();
   s.partial = layers->partial_.as<float>();
+  s.qkv = layers->qkv_.as<float>();
   return layers;
 }
 
-void DecoderLayers::Begin(absl::Span<const DecoderInput> inputs) {
+absl::Status DecoderLayers::Begin(absl::Span<const DecoderInput> inputs) {
   PlanRows(inputs);
+  RETURN_IF_ERROR(PlaceRows());
   PlanTiles();
   PlanSelfAttention();
   PlanGroups();
@@ -98,6 +131,7 @@ void DecoderLayers::Begin(absl::Span<const DecoderInput> inputs) {
   weight_total_ =
       2 * (dense + cross) * static_cast<double>(rows()) * static_cast<double>(c.decoder_layers);
   EnterPhase(Phase::kEmbed);
+  return absl::OkStatus();
 }
 
 void DecoderLayers::PlanRows(absl::Span<const DecoderInput> inputs) {
@@ -113,12 +147,71 @@ void DecoderLayers::PlanRows(absl::Span<const DecoderInput> inputs) {
     LD_CHECK(n > 0 && input.first + n <= input.keys->tokens());
     s.ids.insert(s.ids.end(), input.ids.begin(), input.ids.end());
     s.cu_rows.push_back(static_cast<int64_t>(s.ids.size()));
+    if (s.whole != nullptr) continue;
     for (int64_t p = input.first; p < input.first + n; ++p) {
       s.positions.insert(s.positions.end(), slopes.size(), static_cast<int32_t>(p));
       s.slopes.insert(s.slopes.end(), slopes.begin(), slopes.end());
     }
   }
   LD_CHECK(rows() > 0 && rows() <= max_rows_);
+}
+
+// Where ops can read it: the ids, and all that attention of many sequences must know of them.
+absl::Status DecoderLayers::PlaceRows() {
+  DecoderState& s = state_;
+  if (s.whole == nullptr) {
+    ASSIGN_OR_RETURN(placed_rows_, s.backend->Place(s.ids.data(), 4 * rows()));
+    s.placed_ids = placed_rows_.as<int32_t>();
+    return absl::OkStatus();
+  }
+  LD_CHECK(s.inputs.size() <= kMaxInputs);
+  CachedRows& c = s.cached;
+  const KvShape shape = DecoderCacheShape(*s.weights, s.backend->info());
+  c = {};
+  c.rows = rows();
+  c.sequences = static_cast<int64_t>(s.inputs.size());
+  c.page_blocks = kKvPageBlocks;
+  c.layer_bytes = shape.layer_bytes();
+  c.head_dim = shape.head_dim;
+  c.storage = shape.storage;
+  for (const DecoderInput& input : s.inputs) {
+    c.max_rows = std::max(c.max_rows, static_cast<int64_t>(input.ids.size()));
+    c.table_stride = std::max(c.table_stride, input.keys->pages());
+  }
+  std::vector<int64_t> cu_query_rows, key_counts;
+  std::vector<const void*> pages(static_cast<size_t>(c.sequences * c.table_stride));
+  std::vector<int32_t> positions, stored, sequence_of;
+  for (const int64_t row : s.cu_rows) cu_query_rows.push_back(row * s.heads());
+  for (size_t i = 0; i < s.inputs.size(); ++i) {
+    const DecoderInput& input = s.inputs[i];
+    const int64_t end = input.first + static_cast<int64_t>(input.ids.size());
+    key_counts.push_back(end);
+    c.max_keys = std::max(c.max_keys, end);
+    for (int64_t p = 0; p < input.keys->pages(); ++p) {
+      pages[static_cast<int64_t>(i) * c.table_stride + p] = input.keys->page(p);
+    }
+    for (int64_t position = input.first; position < end; ++position) {
+      positions.push_back(static_cast<int32_t>(position));
+      stored.push_back(position < input.stored ? -1 : static_cast<int32_t>(position));
+      sequence_of.push_back(static_cast<int32_t>(i));
+    }
+  }
+  row_arrays_.clear();
+  const int64_t at[] = {Append(cu_query_rows, row_arrays_), Append(key_counts, row_arrays_),
+                        Append(pages, row_arrays_),         Append(s.ids, row_arrays_),
+                        Append(positions, row_arrays_),     Append(stored, row_arrays_),
+                        Append(sequence_of, row_arrays_)};
+  ASSIGN_OR_RETURN(placed_rows_,
+                   s.backend->Place(row_arrays_.data(), static_cast<int64_t>(row_arrays_.size())));
+  const auto array = [&](int i) -> const void* { return placed_rows_.as<char>() + at[i]; };
+  c.cu_query_rows = static_cast<const int64_t*>(array(0));
+  c.key_counts = static_cast<const int64_t*>(array(1));
+  c.pages = static_cast<const void* const*>(array(2));
+  s.placed_ids = static_cast<const int32_t*>(array(3));
+  c.positions = static_cast<const int32_t*>(array(4));
+  c.stored = static_cast<const int32_t*>(array(5));
+  c.sequence_of = static_cast<const int32_t*>(array(6));
+  return absl::OkStatus();
 }
 
 // Tiles consist of whole runs of rows that share a key block, so that every block of the cache is
@@ -145,6 +238,11 @@ void DecoderLayers::PlanTiles() {
 void DecoderLayers::PlanSelfAttention() {
   self_units_.clear();
   self_steps_.assign(1, 0);
+  if (state_.whole != nullptr) {
+    self_units_.push_back({0, rows()});
+    self_steps_.push_back(1);
+    return;
+  }
   int64_t scores = 0;
   for (size_t i = 0; i < state_.inputs.size(); ++i) {
     const int64_t keys = state_.inputs[i].first + static_cast<int64_t>(state_.inputs[i].ids.size());
@@ -176,7 +274,7 @@ void DecoderLayers::PlanGroups() {
     Group& group = groups_.back();
     group.tile_end = t + 1;
     rows += tile.rows;
-    const int64_t blocks = CeilDiv(tile.rows, rows_per_block);
+    const int64_t blocks = state_.whole != nullptr ? 1 : CeilDiv(tile.rows, rows_per_block);
     for (int64_t b = 0; b < blocks; ++b) {  // of even size
       const int64_t begin = tile.begin + tile.rows * b / blocks;
       const int64_t end = tile.begin + tile.rows * (b + 1) / blocks;

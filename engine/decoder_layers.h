@@ -23,6 +23,8 @@ KvShape DecoderCacheShape(const DecoderWeights& weights, const BackendInfo& back
 
 class DecoderLayers {
  public:
+  static constexpr int64_t kMaxInputs = 256;  // of a run
+
   // Memory for runs of up to `max_rows` rows over a document of so many tokens.
   static int64_t PlanBytes(const DecoderWeights& weights, const BackendInfo& backend,
                            int64_t document_tokens, int64_t max_rows);
@@ -35,7 +37,8 @@ class DecoderLayers {
                                                                int64_t max_rows);
 
   // Begins a run. At least one row, at most max_rows. The inputs stay until the run is over.
-  void Begin(absl::Span<const DecoderInput> inputs);
+  // RESOURCE_EXHAUSTED when there is no memory.
+  absl::Status Begin(absl::Span<const DecoderInput> inputs);
 
   // As of a Pass: the steps of one run.
   int64_t num_steps() const { return num_steps_; }
@@ -62,6 +65,7 @@ class DecoderLayers {
 
   DecoderLayers() = default;
   void PlanRows(absl::Span<const DecoderInput> inputs);
+  absl::Status PlaceRows();
   void PlanTiles();
   void PlanSelfAttention();
   void PlanGroups();
@@ -70,7 +74,9 @@ class DecoderLayers {
   void EnterPhase(Phase phase);
 
   DecoderState state_;
-  Buffer y_, q_, attended_, partial_;
+  Buffer y_, q_, attended_, partial_, qkv_;
+  std::vector<char> row_arrays_;  // of state_.cached, on the host; moves keep its address
+  Placed placed_rows_;
   int64_t max_rows_ = 0;
 
   std::vector<RowRange> tiles_;

@@ -23,7 +23,7 @@ char* Attended(const DecoderState& s, int64_t row) {
 }
 
 // scratch.input = RMSNorm(y) in the products' input type.
-absl::Status Norm(const DecoderState& s, const std::vector<float>& gamma, RowRange tile,
+absl::Status Norm(const DecoderState& s, const PlacedFloats& gamma, RowRange tile,
                   WorkerScratch& scratch) {
   const int64_t dim = s.weights->config.hidden_size;
   RETURN_IF_ERROR(scratch.Ensure(scratch.input, tile.rows * dim * GemmBytes(s)));
@@ -65,7 +65,18 @@ absl::Status AddProduct(const DecoderState& s, const PackedMatrix& w, const void
 
 // Keys and values of a tile, from its qkv product, into the cache: block by block of each input.
 void StoreKeys(const DecoderState& s, size_t layer, RowRange tile, const float* qkv) {
-  const int64_t stride = s.inner() + 2 * s.head_dim();
+  const int64_t stride = s.qkv_width();
+  if (s.whole != nullptr) {
+    AppendKeysArgs args;
+    args.cached = &s.cached;
+    args.layer = static_cast<int64_t>(layer);
+    args.begin = tile.begin;
+    args.rows = tile.rows;
+    args.keys = qkv + s.inner();
+    args.values = args.keys + s.head_dim();
+    args.stride = stride;
+    return s.whole->Append(args);
+  }
   const int64_t end = tile.begin + tile.rows;
   size_t i = std::upper_bound(s.cu_rows.begin(), s.cu_rows.end(), tile.begin) - s.cu_rows.begin();
   for (--i; i < s.inputs.size() && s.cu_rows[i] < end; ++i) {
@@ -93,15 +104,32 @@ void StoreKeys(const DecoderState& s, size_t layer, RowRange tile, const float* 
 absl::Status ProjectSelf(const DecoderState& s, size_t layer, RowRange tile,
                          WorkerScratch& scratch) {
   const PackedDecoderLayer& w = s.weights->layers[layer];
-  const int64_t stride = s.inner() + 2 * s.head_dim();
+  const int64_t stride = s.qkv_width();
   RETURN_IF_ERROR(Norm(s, w.self_norm, tile, scratch));
+  if (s.whole != nullptr) {
+    float* qkv = s.qkv + tile.begin * stride;
+    RETURN_IF_ERROR(w.self_qkv->Gemm(tile.rows, scratch.input.data(), qkv));
+    StoreKeys(s, layer, tile, qkv);
+    return absl::OkStatus();
+  }
   RETURN_IF_ERROR(scratch.Ensure(scratch.wide, tile.rows * stride * 4));
-  const float* qkv = scratch.wide.as<float>();
-  RETURN_IF_ERROR(w.self_qkv->Gemm(tile.rows, scratch.input.data(), scratch.wide.as<float>()));
+  float* qkv = scratch.wide.as<float>();
+  RETURN_IF_ERROR(w.self_qkv->Gemm(tile.rows, scratch.input.data(), qkv));
   for (int64_t r = 0; r < tile.rows; ++r) {
     std::memcpy(s.q + (tile.begin + r) * s.inner(), qkv + r * stride, s.inner() * 4);
   }
   StoreKeys(s, layer, tile, qkv);
+  return absl::OkStatus();
+}
+
+// Rows against all of their keys, in one call; `args` lacks what is the same for all.
+absl::Status AttendWhole(const DecoderState& s, WholeMqaArgs args, WorkerScratch& scratch) {
+  args.heads = static_cast<int32_t>(s.heads());
+  args.scale = AttentionScale(s);
+  args.out_type = s.backend->info().gemm_type;
+  RETURN_IF_ERROR(scratch.Ensure(scratch.attention, s.whole->WorkspaceBytes(args)));
+  args.workspace = scratch.attention.data();
+  s.whole->Attend(args);
   return absl::OkStatus();
 }
 
@@ -134,13 +162,27 @@ PartialAt Partial(const DecoderState& s, int64_t group_begin, RowRange tile, int
   return {s.partial + row * s.head_dim(), max + row, max + all + row};
 }
 
+void MergeCross(const DecoderState& s, int64_t group_begin, RowRange tile) {
+  const PartialAt at = Partial(s, group_begin, tile, 0);
+  kernels::MqaMergeArgs merge;
+  merge.parts = s.cross_parts;
+  merge.rows = tile.rows * s.heads();
+  merge.head_dim = static_cast<int32_t>(s.head_dim());
+  merge.partial_out = at.out;
+  merge.partial_max = at.max;
+  merge.partial_sum = at.sum;
+  merge.out_type = s.backend->info().gemm_type;
+  merge.out = Attended(s, tile.begin);
+  s.backend->MqaMerge(merge);
+}
+
 }  // namespace
 
 absl::Status DecoderEmbedStep(const DecoderState& s, RowRange tile, WorkerScratch& scratch) {
   kernels::EmbedArgs args;
   args.rows = tile.rows;
   args.dim = s.weights->config.hidden_size;
-  args.ids = s.ids.data() + tile.begin;
+  args.ids = s.placed_ids + tile.begin;
   args.table_type = s.weights->embeddings_type;
   args.word = s.weights->embeddings;
   args.out = s.y + tile.begin * args.dim;
@@ -150,6 +192,17 @@ absl::Status DecoderEmbedStep(const DecoderState& s, RowRange tile, WorkerScratc
 
 absl::Status DecoderSelfAttendStep(const DecoderState& s, size_t layer, RowRange rows,
                                    WorkerScratch& scratch) {
+  if (s.whole != nullptr) {
+    WholeMqaArgs whole;
+    whole.cached = &s.cached;
+    whole.layer = static_cast<int64_t>(layer);
+    whole.slopes = s.weights->slopes.data();
+    whole.rows = rows.rows;
+    whole.q = s.qkv;
+    whole.q_stride = s.qkv_width();
+    whole.out = s.attended;
+    return AttendWhole(s, whole, scratch);
+  }
   const size_t input =
       std::upper_bound(s.cu_rows.begin(), s.cu_rows.end(), rows.begin) - s.cu_rows.begin() - 1;
   const int64_t query_rows = rows.rows * s.heads();
@@ -196,6 +249,15 @@ absl::Status DecoderSelfMixStep(const DecoderState& s, size_t layer, RowRange ti
 
 absl::Status DecoderCrossStep(const DecoderState& s, size_t layer, int64_t group_begin,
                               RowRange tile, RowRange rows, int64_t part, WorkerScratch& scratch) {
+  if (s.whole != nullptr) {
+    WholeMqaArgs whole;
+    whole.keys = s.document->Keys(layer);
+    whole.rows = rows.rows;
+    whole.q = s.q + rows.begin * s.inner();
+    whole.q_stride = s.inner();
+    whole.out = Attended(s, rows.begin);
+    return AttendWhole(s, whole, scratch);
+  }
   const int64_t query_rows = rows.rows * s.heads();
   const int64_t offset = (rows.begin - tile.begin) * s.heads();
   RETURN_IF_ERROR(
@@ -221,18 +283,8 @@ absl::Status DecoderCrossStep(const DecoderState& s, size_t layer, int64_t group
 absl::Status DecoderCrossMixStep(const DecoderState& s, size_t layer, int64_t group_begin,
                                  RowRange tile, WorkerScratch& scratch) {
   const PackedDecoderLayer& w = s.weights->layers[layer];
-  const PartialAt at = Partial(s, group_begin, tile, 0);
-  kernels::MqaMergeArgs merge;
-  merge.parts = s.cross_parts;
-  merge.rows = tile.rows * s.heads();
-  merge.head_dim = static_cast<int32_t>(s.head_dim());
-  merge.partial_out = at.out;
-  merge.partial_max = at.max;
-  merge.partial_sum = at.sum;
-  merge.out_type = s.backend->info().gemm_type;
-  merge.out = Attended(s, tile.begin);
-  s.backend->MqaMerge(merge);
-  RETURN_IF_ERROR(AddProduct(s, *w.cross_output, merge.out, tile, scratch));
+  if (s.whole == nullptr) MergeCross(s, group_begin, tile);
+  RETURN_IF_ERROR(AddProduct(s, *w.cross_output, Attended(s, tile.begin), tile, scratch));
   RETURN_IF_ERROR(AddFeedForward(s, w, tile, scratch));
   if (layer + 1 == s.weights->layers.size()) return absl::OkStatus();
   return ProjectSelf(s, layer + 1, tile, scratch);

@@ -14,6 +14,7 @@
 #include "engine/cross_kv.h"
 #include "engine/decoder_weights.h"
 #include "engine/kv_cache.h"
+#include "engine/whole_mqa.h"
 #include "engine/worker_scratch.h"
 
 namespace longdoc {
@@ -34,35 +35,48 @@ struct RowRange {
   int64_t rows = 0;
 };
 
-// What the steps of a run work on. T rows, H heads of D.
+// What the steps of a run work on. T rows, H heads of D. Pointers are memory of the device, vectors
+// the host's.
+//
+// Attention is cut by rows and ranges of keys, whose partial results are merged; or it is the
+// device's, all rows at once (`whole`), which then reads queries where the products put them.
 struct DecoderState {
   Backend* backend = nullptr;
   const DecoderWeights* weights = nullptr;
   const CrossKv* document = nullptr;
 
   absl::Span<const DecoderInput> inputs;
-  std::vector<int64_t> cu_rows;    // [inputs + 1]: where an input's rows begin
-  std::vector<int32_t> ids;        // [T]
-  std::vector<int32_t> positions;  // [T·H], of each query row
-  std::vector<float> slopes;       // [T·H]
+  std::vector<int64_t> cu_rows;  // [inputs + 1]: where an input's rows begin
+  std::vector<int32_t> ids;      // [T]
+  const int32_t* placed_ids = nullptr;
 
   float* y = nullptr;        // [T, C], the residual stream
   float* q = nullptr;        // [T, H·D], queries of the next attention
   void* attended = nullptr;  // [T, H·D] of the products' input type, outputs of the last one
+
+  // Attention in parts.
+  std::vector<int32_t> positions;  // [T·H], of each query row
+  std::vector<float> slopes;       // [T·H]
   float* partial = nullptr;  // [parts · group rows · H, D + 2]: cross-attention before merging
   int64_t cross_parts = 0;   // the document's key blocks are cut into so many ranges
   int64_t cross_blocks = 0;  // of so many blocks each
   int64_t group_rows = 0;    // rows that `partial` has room for
 
+  // Attention that is whole.
+  WholeMqa* whole = nullptr;
+  CachedRows cached;
+  float* qkv = nullptr;  // [T, H·D + 2·D], of self-attention
+
   int64_t heads() const { return weights->config.decoder_heads; }
   int64_t head_dim() const { return weights->config.head_dim; }
   int64_t inner() const { return heads() * head_dim(); }
+  int64_t qkv_width() const { return inner() + 2 * head_dim(); }
 };
 
 // y = embeddings of the inputs; then the first layer's self-attention queries, keys and values.
 absl::Status DecoderEmbedStep(const DecoderState& s, RowRange tile, WorkerScratch& scratch);
 
-// Causal self-attention of rows of one input.
+// Causal self-attention of rows of one input; when it is whole, of all rows.
 absl::Status DecoderSelfAttendStep(const DecoderState& s, size_t layer, RowRange rows,
                                    WorkerScratch& scratch);
 
@@ -71,7 +85,8 @@ absl::Status DecoderSelfMixStep(const DecoderState& s, size_t layer, RowRange ti
                                 WorkerScratch& scratch);
 
 // `rows` of a tile against part `part` of the document. `group_begin` is the first row of the group
-// of tiles whose partial results are in memory together.
+// of tiles whose partial results are in memory together. When attention is whole there is one part,
+// and nothing to merge.
 absl::Status DecoderCrossStep(const DecoderState& s, size_t layer, int64_t group_begin,
                               RowRange tile, RowRange rows, int64_t part, WorkerScratch& scratch);
 

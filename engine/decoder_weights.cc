@@ -10,9 +10,9 @@ namespace {
 
 absl::StatusOr<PackedDecoderLayer> PackLayer(const Colt5DecoderLayerWeights& w, Backend& backend) {
   PackedDecoderLayer layer;
-  layer.self_norm = ToFloats(w.self_attention_norm);
-  layer.cross_norm = ToFloats(w.cross_attention_norm);
-  layer.ff_norm = ToFloats(w.ff_norm);
+  ASSIGN_OR_RETURN(layer.self_norm, PlacedFloats::Make(w.self_attention_norm, backend));
+  ASSIGN_OR_RETURN(layer.cross_norm, PlacedFloats::Make(w.cross_attention_norm, backend));
+  ASSIGN_OR_RETURN(layer.ff_norm, PlacedFloats::Make(w.ff_norm, backend));
   const Colt5AttentionWeights& self = w.self_attention;
   ASSIGN_OR_RETURN(layer.self_qkv, backend.Pack({self.query, self.key, self.value}, {}));
   ASSIGN_OR_RETURN(layer.self_output, backend.Pack({self.output}, {}));
@@ -34,9 +34,9 @@ TensorView Rows(const TensorView& table, int64_t begin, int64_t rows) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<DecoderWeights>> DecoderWeights::Pack(const Colt5Weights& weights,
-                                                                     const Colt5Config& config,
-                                                                     Backend& backend) {
+absl::StatusOr<std::unique_ptr<DecoderWeights>> DecoderWeights::Pack(
+    const Colt5Weights& weights, const Colt5Config& config, Backend& backend,
+    const void* placed_embeddings) {
   auto decoder = std::make_unique<DecoderWeights>();
   decoder->config = config;
   std::vector<TensorView> cross_kv;
@@ -47,8 +47,15 @@ absl::StatusOr<std::unique_ptr<DecoderWeights>> DecoderWeights::Pack(const Colt5
     cross_kv.push_back(w.cross_attention.value);
   }
   ASSIGN_OR_RETURN(decoder->cross_kv, backend.Pack(cross_kv, {}));
-  decoder->final_norm = ToFloats(weights.decoder_final_norm);
-  decoder->embeddings = weights.embeddings.data;
+  ASSIGN_OR_RETURN(decoder->final_norm, PlacedFloats::Make(weights.decoder_final_norm, backend));
+  const TensorView slopes = {DType::kF32, {config.decoder_heads}, config.decoder_slopes.data()};
+  ASSIGN_OR_RETURN(decoder->slopes, PlacedFloats::Make(slopes, backend));
+  if (placed_embeddings == nullptr) {
+    ASSIGN_OR_RETURN(decoder->own_embeddings,
+                     backend.Place(weights.embeddings.data, weights.embeddings.bytes()));
+    placed_embeddings = decoder->own_embeddings.data;
+  }
+  decoder->embeddings = placed_embeddings;
   decoder->embeddings_type = weights.embeddings.dtype;
   for (int64_t begin = 0; begin < config.vocab_size; begin += kVocabularyTile) {
     const int64_t rows = std::min(kVocabularyTile, config.vocab_size - begin);
@@ -64,7 +71,7 @@ float DecoderWeights::LogitScale() const {
 }
 
 int64_t DecoderWeights::bytes() const {
-  int64_t sum = cross_kv->bytes();
+  int64_t sum = cross_kv->bytes() + own_embeddings.copy.bytes();
   for (const PackedDecoderLayer& w : layers) {
     for (const auto* m :
          {&w.self_qkv, &w.self_output, &w.cross_query, &w.cross_output, &w.gate_up, &w.down}) {

@@ -1,15 +1,15 @@
 // Text from the decoder, token by token, over the paged cache:
 //
-//   the prompt's layers → logits → a token → its layers → logits → …
+//   the prompt's layers → logits → sample a token → its layers → logits → …
 //
 // Each round is a few phases of small steps, so that other work gets its turn in between, and a
 // cancellation is seen at once.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <vector>
 
 #include "engine/decoder_layers.h"
@@ -52,12 +52,13 @@ class GeneratePass final : public Pass {
   DecodeCount count() const;
 
  private:
-  enum class Phase { kLayers, kLogits, kDone };
+  enum class Phase { kLayers, kLogits, kSample, kDone };
 
   explicit GeneratePass(Setup setup);
   absl::Status Feed(std::vector<int32_t> ids);
   absl::Status TakeToken();
   absl::Status RunLogits(int64_t step, WorkerScratch& scratch);
+  absl::Status RunSample();
   void EnterPhase(Phase phase);
 
   Setup setup_;
@@ -66,7 +67,8 @@ class GeneratePass final : public Pass {
   std::unique_ptr<DecoderLayers> layers_;
   std::vector<int32_t> next_ids_;  // inputs of this round
   DecoderInput input_;
-  std::vector<float> logits_;  // [V], of the round's last row, unscaled
+  Buffer logits_;  // [V], of the round's last row, unscaled
+  SampledToken sampled_;
   std::vector<int32_t> tokens_;
   std::vector<float> log_probs_;
   bool stopped_ = false;
@@ -75,8 +77,8 @@ class GeneratePass final : public Pass {
   Phase phase_ = Phase::kDone;
   int64_t num_steps_ = 0;
 
-  mutable std::mutex count_mutex_;
-  DecodeCount count_;
+  const Backend::NanosecondCount spent_ = std::make_shared<std::atomic<int64_t>>(0);
+  DecodeCount count_;  // but for the time
 };
 
 }  // namespace longdoc

@@ -1,6 +1,5 @@
 #include "engine/kv_cache.h"
 
-#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_format.h"
@@ -45,7 +44,7 @@ absl::Status KvSequence::OwnLastPage() {
   }
   ASSIGN_OR_RETURN(std::shared_ptr<KvPagePool::Page> copy, pool_->Allocate(shape_.page_bytes()));
   const int64_t last = KvPages(tokens_) - 1;
-  std::memcpy(copy->data(), pages_[last]->data(), shape_.page_bytes());
+  pool_->memory().Copy(copy->data(), pages_[last]->data(), shape_.page_bytes());
   SetPage(last, std::move(copy));
   return absl::OkStatus();
 }

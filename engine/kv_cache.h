@@ -59,6 +59,7 @@ class KvPagePool {
   // A page filled with zeros. RESOURCE_EXHAUSTED beyond the limit, or when the system refuses.
   absl::StatusOr<std::shared_ptr<Page>> Allocate(int64_t bytes);
 
+  MemoryPool& memory() { return memory_; }
   int64_t bytes() const { return bytes_; }  // in live pages; a shared one counts once
   int64_t limit_bytes() const { return limit_; }
 
@@ -91,6 +92,7 @@ class KvSequence {
   void* Block(int64_t layer, int64_t position) const;
   // Valid until this grows or goes.
   kernels::MqaKeys Keys(int64_t layer) const;
+  const void* page(int64_t index) const { return pages_[index]->data(); }
 
  private:
   KvSequence(const KvSequence&) = default;

@@ -59,6 +59,10 @@ MemoryPool::MemoryPool(int64_t retained_bytes)
 MemoryPool::MemoryPool(std::unique_ptr<MemorySource> source, const MemoryPoolOptions& options)
     : source_(std::move(source)), options_(options) {}
 
+void MemorySource::Copy(void* to, const void* from, int64_t bytes) {
+  std::memcpy(to, from, static_cast<size_t>(bytes));
+}
+
 MemoryPool::~MemoryPool() {
   for (const Block& block : free_) source_->Unmap(block.data, block.capacity);
 }

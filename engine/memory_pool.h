@@ -51,6 +51,8 @@ class MemorySource {
   virtual void* Map(int64_t capacity) = 0;
   virtual void Unmap(void* data, int64_t capacity) = 0;
   virtual void Zero(void* data, int64_t bytes) = 0;
+  // Within this memory. Of the host, unless a source says otherwise.
+  virtual void Copy(void* to, const void* from, int64_t bytes);
   virtual bool fresh_is_zero() const = 0;
   virtual const char* name() const = 0;  // "memory", for messages
 };
@@ -75,6 +77,8 @@ class MemoryPool {
   // Blocks that are kept are given up before anything is refused. RESOURCE_EXHAUSTED beyond the
   // limit, or when the source refuses.
   absl::StatusOr<Buffer> Allocate(int64_t bytes, bool zeroed);
+  // Between two pieces of this pool's memory.
+  void Copy(void* to, const void* from, int64_t bytes) { source_->Copy(to, from, bytes); }
 
   int64_t allocated_bytes() const;  // in live buffers
   int64_t peak_bytes() const;       // largest value of the above so far

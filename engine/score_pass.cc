@@ -2,12 +2,12 @@
 
 #include <algorithm>
 #include <cfloat>
-#include <chrono>
 #include <cmath>
 #include <utility>
 
 #include "engine/base/check.h"
 #include "engine/base/status_macros.h"
+#include "engine/encode_pass.h"
 
 namespace longdoc {
 namespace {
@@ -17,9 +17,13 @@ using kernels::CeilDiv;
 // Of a chunk, unless one candidate alone has more. Enough rows to keep the products at their best,
 // few enough for the first scores to come soon; short candidates waste most of a page.
 constexpr int64_t kChunkRows = 1024;
-constexpr int64_t kChunkPages = 256;
+constexpr int64_t kChunkPages = DecoderLayers::kMaxInputs;
 
 int64_t Rows(absl::Span<const int32_t> tokens) { return static_cast<int64_t>(tokens.size()) + 1; }
+
+int64_t StateBytes(const DecoderWeights& weights, int64_t rows) {
+  return 3 * 4 * rows * static_cast<int64_t>(weights.vocabulary.size());
+}
 
 int64_t MaxRows(int64_t total, int64_t longest) {
   return std::min(total, std::max(longest, kChunkRows));
@@ -37,8 +41,9 @@ int64_t ScorePass::PlanBytes(const DecoderWeights& weights, const BackendInfo& b
   }
   rows = MaxRows(rows, longest);
   pages = std::min(pages, std::max(KvPages(longest), kChunkPages));
-  return DecoderLayers::PlanBytes(weights, backend, document_tokens, rows) +
-         pages * DecoderCacheShape(weights, backend).page_bytes();
+  const int64_t targets = backend.whole_mqa ? rows * 4 : 0;  // placed
+  return DecoderLayers::PlanBytes(weights, backend, document_tokens, rows) + targets +
+         StateBytes(weights, rows) + pages * DecoderCacheShape(weights, backend).page_bytes();
 }
 
 absl::StatusOr<std::unique_ptr<ScorePass>> ScorePass::Create(Setup setup) {
@@ -83,11 +88,16 @@ absl::Status ScorePass::BeginChunk() {
     targets_.insert(targets_.end(), c.inputs.begin() + c.first + 1, c.inputs.end());
     targets_.push_back(setup_.sep);
   }
-  layers_->Begin(inputs_);
-  const size_t states = setup_.weights->vocabulary.size() * targets_.size();
-  max_.assign(states, -FLT_MAX);
-  sum_.assign(states, 0);
-  chosen_.assign(states, 0);
+  RETURN_IF_ERROR(layers_->Begin(inputs_));
+  Backend& backend = *setup_.backend;
+  const int64_t num_rows = static_cast<int64_t>(targets_.size());
+  ASSIGN_OR_RETURN(placed_targets_, backend.Place(targets_.data(), 4 * num_rows));
+  std::vector<float> states(static_cast<size_t>(StateBytes(*setup_.weights, num_rows)) /
+                            sizeof(float));
+  std::fill_n(states.begin(), states.size() / 3, -FLT_MAX);  // the maxima
+  const int64_t bytes = static_cast<int64_t>(states.size() * sizeof(float));
+  ASSIGN_OR_RETURN(states_, backend.memory().Allocate(bytes, /*zeroed=*/false));
+  backend.CopyToDevice(states_.data(), states.data(), bytes);
   return absl::OkStatus();
 }
 
@@ -131,7 +141,7 @@ RowRange ScorePass::VocabularyRows(int64_t index) const {
 
 void ScorePass::EnterPhase(Phase phase) {
   phase_ = phase;
-  if (phase == Phase::kBegin) num_steps_ = 1;
+  if (phase == Phase::kBegin || phase == Phase::kFetch) num_steps_ = 1;
   if (phase == Phase::kLayers) num_steps_ = layers_->num_steps();
   if (phase == Phase::kVocabulary) {
     num_steps_ = static_cast<int64_t>(setup_.weights->vocabulary.size()) *
@@ -148,6 +158,8 @@ void ScorePass::NextPhase() {
       layers_->NextPhase();
       return EnterPhase(layers_->finished() ? Phase::kVocabulary : Phase::kLayers);
     case Phase::kVocabulary:
+      return EnterPhase(Phase::kFetch);
+    case Phase::kFetch:
       FinishChunk();
       return EnterPhase(next_item_ < setup_.items.size() ? Phase::kBegin : Phase::kDone);
     case Phase::kDone:
@@ -156,25 +168,20 @@ void ScorePass::NextPhase() {
 }
 
 absl::Status ScorePass::RunStep(int64_t step, WorkerScratch& scratch) {
-  const auto start = std::chrono::steady_clock::now();
-  absl::Status status;
+  const StepTimer timer(*setup_.backend, spent_);
   switch (phase_) {
     case Phase::kBegin:
-      status = BeginChunk();
-      break;
+      return BeginChunk();
     case Phase::kLayers:
-      status = layers_->RunStep(step, scratch);
-      break;
+      return layers_->RunStep(step, scratch);
     case Phase::kVocabulary:
-      status = RunVocabulary(step, scratch);
-      break;
+      return RunVocabulary(step, scratch);
+    case Phase::kFetch:
+      return Fetch();
     case Phase::kDone:
       LD_CHECK(false);
   }
-  std::lock_guard lock(count_mutex_);
-  count_.worker_seconds +=
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  return status;
+  return absl::OkStatus();
 }
 
 // Tile by tile of the columns, which stay in cache for all rows.
@@ -194,11 +201,17 @@ absl::Status ScorePass::RunVocabulary(int64_t step, WorkerScratch& scratch) {
   args.columns = columns.n();
   args.logits = scratch.wide.as<float>();
   args.scale = w.LogitScale();
-  args.targets = targets_.data() + rows.begin;
-  args.max = max_.data() + state;
-  args.sum = sum_.data() + state;
-  args.chosen = chosen_.data() + state;
+  args.targets = placed_targets_.as<int32_t>() + rows.begin;
+  const int64_t states = static_cast<int64_t>(w.vocabulary.size()) * layers_->rows();
+  args.max = states_.as<float>() + state;
+  args.sum = args.max + states;
+  args.chosen = args.sum + states;
   setup_.backend->LogSoftmaxTile(args);
+  return absl::OkStatus();
+}
+
+absl::Status ScorePass::Fetch() {
+  ASSIGN_OR_RETURN(fetched_, setup_.backend->Fetch(states_.data(), states_.bytes()));
   return absl::OkStatus();
 }
 
@@ -206,6 +219,9 @@ absl::Status ScorePass::RunVocabulary(int64_t step, WorkerScratch& scratch) {
 void ScorePass::FinishChunk() {
   const size_t rows = targets_.size();
   const size_t tiles = setup_.weights->vocabulary.size();
+  const float* const maxima = fetched_.as<float>();
+  const float* const sums = maxima + tiles * rows;
+  const float* const chosen_logits = sums + tiles * rows;
   size_t row = 0;
   int64_t targets = 0;
   for (Candidate& c : chunk_) {
@@ -215,23 +231,22 @@ void ScorePass::FinishChunk() {
     }
     for (; c.log_probs.size() < c.inputs.size(); ++row) {
       float max = -FLT_MAX;
-      for (size_t t = 0; t < tiles; ++t) max = std::max(max, max_[t * rows + row]);
+      for (size_t t = 0; t < tiles; ++t) max = std::max(max, maxima[t * rows + row]);
       double sum = 0;
       for (size_t t = 0; t < tiles; ++t) {
-        sum += sum_[t * rows + row] * std::exp(static_cast<double>(max_[t * rows + row]) - max);
+        sum += sums[t * rows + row] * std::exp(static_cast<double>(maxima[t * rows + row]) - max);
       }
       const int64_t tile = targets_[row] / DecoderWeights::kVocabularyTile;
-      const double chosen = chosen_[tile * rows + row];
+      const double chosen = chosen_logits[tile * rows + row];
       c.log_probs.push_back(static_cast<float>(chosen - max - std::log(sum)));
     }
     targets += static_cast<int64_t>(c.log_probs.size());
   }
-  {
-    std::lock_guard lock(count_mutex_);
-    count_.rows += static_cast<int64_t>(rows);
-    count_.candidates += static_cast<int64_t>(chunk_.size());
-    count_.targets += targets;
-  }
+  count_.rows += static_cast<int64_t>(rows);
+  count_.candidates += static_cast<int64_t>(chunk_.size());
+  count_.targets += targets;
+  fetched_ = {};
+  states_.Reset();
   inputs_.clear();
   targets_.clear();
   std::vector<Candidate> scored = std::move(chunk_);
@@ -244,16 +259,16 @@ void ScorePass::FinishChunk() {
 double ScorePass::Progress(int64_t /*steps_done*/) const {
   if (total_tokens_ == 0) return 0;
   // The vocabulary counts little beside a long document.
-  const double chunk = phase_ == Phase::kLayers || phase_ == Phase::kVocabulary
-                           ? layers_->Progress() * static_cast<double>(chunk_tokens_)
-                           : 0;
+  const bool in_chunk = phase_ != Phase::kBegin && phase_ != Phase::kDone;
+  const double chunk = in_chunk ? layers_->Progress() * static_cast<double>(chunk_tokens_) : 0;
   return std::min(
       1.0, (static_cast<double>(finished_tokens_) + chunk) / static_cast<double>(total_tokens_));
 }
 
 DecodeCount ScorePass::count() const {
-  std::lock_guard lock(count_mutex_);
-  return count_;
+  DecodeCount count = count_;
+  count.worker_seconds = 1e-9 * static_cast<double>(*spent_);
+  return count;
 }
 
 }  // namespace longdoc

@@ -3,16 +3,16 @@
 // Candidates are taken in chunks of bounded rows and cache pages; each chunk runs through the
 // decoder's layers, then through the vocabulary in column tiles (logits never exceed one tile):
 //
-//   per chunk: begin → layers (decoder_layers.h) → vocabulary
+//   per chunk: begin → layers (decoder_layers.h) → vocabulary → fetch
 //
 // Candidates of a chunk that begin with the same whole cache pages share them, and what was
 // computed for them.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <vector>
 
 #include "absl/types/span.h"
@@ -66,7 +66,7 @@ class ScorePass final : public Pass {
   DecodeCount count() const;
 
  private:
-  enum class Phase { kBegin, kLayers, kVocabulary, kDone };
+  enum class Phase { kBegin, kLayers, kVocabulary, kFetch, kDone };
   struct Candidate {
     size_t item = 0;
     std::vector<int32_t> inputs;  // [CLS], then its tokens
@@ -81,6 +81,7 @@ class ScorePass final : public Pass {
   absl::Status AddCandidate(size_t item);
   void ShareLongestPrefix(Candidate& candidate) const;
   absl::Status RunVocabulary(int64_t step, WorkerScratch& scratch);
+  absl::Status Fetch();
   void FinishChunk();
   void EnterPhase(Phase phase);
   RowRange VocabularyRows(int64_t index) const;
@@ -93,15 +94,18 @@ class ScorePass final : public Pass {
   std::vector<DecoderInput> inputs_;  // of the chunk
   std::vector<int32_t> targets_;      // [T], of each row
 
-  // One state per column tile and row, so that all tiles may run at once.
-  std::vector<float> max_, sum_, chosen_;  // [tiles, T]
+  Placed placed_targets_;
+  // One state per column tile and row, so that all tiles may run at once: maxima, sums and chosen
+  // logits, each [tiles, T]. On the host once fetched.
+  Buffer states_;
+  Placed fetched_;
 
   Phase phase_ = Phase::kBegin;
   int64_t num_steps_ = 1;
   int64_t total_tokens_ = 0, finished_tokens_ = 0, chunk_tokens_ = 0;
 
-  mutable std::mutex count_mutex_;
-  DecodeCount count_;
+  const Backend::NanosecondCount spent_ = std::make_shared<std::atomic<int64_t>>(0);
+  DecodeCount count_;  // but for the time
 };
 
 }  // namespace longdoc

@@ -213,16 +213,18 @@ absl::Status MaxSimPass::RunProducts(int64_t block, WorkerScratch& scratch) {
   const int64_t begin = block * tile_;
   const int64_t rows = std::min(tile_, tokens_ - begin);
   const int64_t columns = columns_.back();
-  const uint16_t* vectors = document_.data() + begin * dim_;
-  const void* input = vectors;
+  ASSIGN_OR_RETURN(const Placed vectors,
+                   backend_.Place(document_.data() + begin * dim_, rows * dim_ * 2));
+  const void* input = vectors.data;
   if (backend_.info().gemm_type == DType::kF32) {
     RETURN_IF_ERROR(scratch.Ensure(scratch.input, tile_ * dim_ * 4));
-    backend_.Bf16ToF32(vectors, rows * dim_, scratch.input.as<float>());
+    backend_.Bf16ToF32(vectors.as<uint16_t>(), rows * dim_, scratch.input.as<float>());
     input = scratch.input.data();
   }
   RETURN_IF_ERROR(scratch.Ensure(scratch.wide, tile_ * columns * 4));
-  const float* products = scratch.wide.as<float>();
   RETURN_IF_ERROR(packed_->Gemm(rows, input, scratch.wide.as<float>()));
+  ASSIGN_OR_RETURN(const Placed fetched, backend_.Fetch(scratch.wide.data(), rows * columns * 4));
+  const float* products = fetched.as<float>();
   for (int64_t r = 0; r < rows; ++r) {
     TakeLarger(products + r * columns, columns, &block_max_[block * columns]);
   }

@@ -52,6 +52,9 @@ class Bf16ProductsBackend final : public Backend {
   absl::Status CopyToHost(void* host, const void* device, int64_t bytes) override {
     return host_->CopyToHost(host, device, bytes);
   }
+  absl::StatusOr<Placed> Fetch(const void* device, int64_t bytes) override {
+    return host_->Fetch(device, bytes);
+  }
   absl::StatusOr<Buffer> ToHost(Buffer device) override { return host_->ToHost(std::move(device)); }
   absl::Status EndStep() override { return host_->EndStep(); }
   absl::Status Synchronize() override { return host_->Synchronize(); }
@@ -87,9 +90,6 @@ class Bf16ProductsBackend final : public Backend {
   }
   int64_t AttentionBytes(const kernels::AttentionProblem& problem) const override {
     return host_->AttentionBytes(problem);
-  }
-  int64_t AttentionScratchBytes(const kernels::AttentionProblem& problem) const override {
-    return host_->AttentionScratchBytes(problem);
   }
   void RmsNorm(const kernels::RmsNormArgs& args) override { host_->RmsNorm(args); }
   int64_t RouteScratchBytes(int64_t n) const override { return host_->RouteScratchBytes(n); }

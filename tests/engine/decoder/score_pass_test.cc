@@ -70,7 +70,7 @@ std::vector<float> StepByStep(const ScoringSetup& setup, const Ids& candidate) {
     input.first = static_cast<int64_t>(t);
     input.keys = &keys;
     EXPECT_TRUE(keys.Extend(1).ok());
-    (*layers)->Begin(absl::MakeConstSpan(&input, 1));
+    EXPECT_TRUE((*layers)->Begin(absl::MakeConstSpan(&input, 1)).ok());
     for (; !(*layers)->finished(); (*layers)->NextPhase()) {
       for (int64_t s = 0; s < (*layers)->num_steps(); ++s) {
         EXPECT_TRUE((*layers)->RunStep(s, scratch).ok());
