@@ -206,6 +206,7 @@ constexpr int32_t kBegun = 4;  // all rows of the warp have a reference
 // What a consumer keeps while it computes an item.
 template <int kDim>
 struct ItemState {
+  int group;         // of the thread, known to be the same in all lanes
   int slot, number;  // of the item: its buffer, its number in this block
   int32_t flags;     // sides that the group has ended, and kBegun
   RowState rows;
@@ -221,22 +222,22 @@ __device__ __forceinline__ bool AwaitTile(const Ring<Sm90Shape<kDim>::kStages>& 
   const AttentionItem& item = shared->items[state->slot];
   const StagedTile& staged = shared->tiles[ring.stage];
   const int32_t side = staged.side;
-  const bool sees = staged.classes[Group()] != kSkipTile && (state->flags & side) == 0;
+  const bool sees = staged.classes[state->group] != kSkipTile && (state->flags & side) == 0;
   const bool ask = item.rule != LoopRule::kNone && sees && side != kTileDiagonal;
-  int32_t* votes = shared->votes[ring.stage % 2][Group()];
+  int32_t* votes = shared->votes[ring.stage % 2][state->group];
   if (ask) {
     const bool may = WarpMayEnd<kGathered>(item, staged, shared->rows[state->slot], state->rows);
     if (Lane() == 0) votes[Warp()] = may ? 1 : 0;
   }
-  NamedBarrierSync(kTurnBarrier + Group(), 256);
+  NamedBarrierSync(kTurnBarrier + state->group, 256);
   if (!Uniform(ask && (votes[0] & votes[1] & votes[2] & votes[3]) != 0)) return Uniform(sees);
   state->flags |= side;
-  if (IsLeader()) shared->ended[Group()] = state->number << 2 | (state->flags & kBothSides);
+  if (IsLeader()) shared->ended[state->group] = state->number << 2 | (state->flags & kBothSides);
   return false;
 }
 
-__device__ __forceinline__ void PassTurn(int groups) {
-  NamedBarrierArrive(kTurnBarrier + (Group() + 1 == groups ? 0 : Group() + 1), 256);
+__device__ __forceinline__ void PassTurn(int groups, int group) {
+  NamedBarrierArrive(kTurnBarrier + (group + 1 == groups ? 0 : group + 1), 256);
 }
 
 // The tile at `ring`, for which it is the group's turn: its scores become weights, for a product
@@ -251,7 +252,7 @@ __device__ __forceinline__ void ComputeTile(const AttentionParams& p,
   const Ring<Shape::kStages> last = ring.Before();
   float s[kScores];
   WgmmaFence();
-  IssueScores<T, kDim>(*shared, state->slot, Group(), stage, s);
+  IssueScores<T, kDim>(*shared, state->slot, state->group, stage, s);
   WgmmaCommit();
   if (pending) {
     BarrierWait(&shared->v_full[last.stage], last.parity);
@@ -262,11 +263,12 @@ __device__ __forceinline__ void ComputeTile(const AttentionParams& p,
     WgmmaFence();
     WgmmaCommit();  // an empty group: both ways lead to the same number
   }
-  PassTurn(Shape::kGroups);
+  PassTurn(Shape::kGroups, state->group);
   StagedTile& staged = shared->tiles[stage];
   const Tile tile = {stage, staged.tile, staged.side, staged.keys,
-                     staged.classes[Group()] == kSideTile};
-  if (IsLeader() && p.stats != nullptr && atomicExch(&staged.used, 1) == 0) ++shared->used[Group()];
+                     staged.classes[state->group] == kSideTile};
+  if (IsLeader() && p.stats != nullptr && atomicExch(&staged.used, 1) == 0)
+    ++shared->used[state->group];
   // Gathered positions leave no registers for weights in use: there the other groups alone overlap.
   constexpr bool kOverlap = !(kGathered && kDim == 64);
   WgmmaWait<kOverlap ? 1 : 0>();
@@ -283,9 +285,10 @@ __device__ __forceinline__ void ComputeTile(const AttentionParams& p,
   if (moved) {
 #pragma unroll
     for (int i = 0; i < kDim / 2; ++i) state->o[i] *= factor[i % 4 / 2];
+    // References begin in general tiles, which say that all have moved.
+    if (AllRowsBegun(shared->items[state->slot], state->rows)) state->flags |= kBegun;
   }
   PackWeights<T>(s, weights);
-  if (AllRowsBegun(shared->items[state->slot], state->rows)) state->flags |= kBegun;
   if (Uniform(tile.keys < Shape::kKeys)) {
     BarrierWait(&shared->v_full[stage], ring.parity);
     ClearValues<kDim>(shared->v[stage], tile.keys);
@@ -307,7 +310,7 @@ __device__ __forceinline__ void ComputeItem(const AttentionParams& p,
       continue;
     }
     // A stage that is not for this group, or the item's end.
-    PassTurn(Shape::kGroups);
+    PassTurn(Shape::kGroups, state->group);
     if (pending) {
       const Ring<Shape::kStages> last = ring->Before();
       BarrierWait(&shared->v_full[last.stage], last.parity);
@@ -331,7 +334,8 @@ __device__ __forceinline__ void ComputeItem(const AttentionParams& p,
 template <class T, int kDim, bool kGathered>
 __device__ void Consume(const AttentionParams& p, Sm90Shared<kDim>* shared) {
   using Shape = Sm90Shape<kDim>;
-  if (Group() == Shape::kGroups - 1) NamedBarrierArrive(kTurnBarrier, 256);
+  const int group = __shfl_sync(0xffffffff, Group(), 0);
+  if (group == Shape::kGroups - 1) NamedBarrierArrive(kTurnBarrier, 256);
   Ring<Shape::kStages> ring;
   for (int number = 0;; ++number) {
     const int slot = number & 1;
@@ -339,22 +343,23 @@ __device__ void Consume(const AttentionParams& p, Sm90Shared<kDim>* shared) {
     if (Uniform(shared->live[slot] == 0)) break;
     const AttentionItem& item = shared->items[slot];
     ItemState<kDim> state;
+    state.group = group;
     state.slot = slot;
     state.number = number;
-    state.flags = item.range.rows > 64 * Group() ? 0 : kBothSides;
+    state.flags = item.range.rows > 64 * group ? 0 : kBothSides;
 #pragma unroll
     for (int i = 0; i < kDim / 2; ++i) state.o[i] = 0;
     if (IsLeader()) {
-      shared->ended[Group()] = number << 2 | state.flags;
-      shared->used[Group()] = 0;
+      shared->ended[group] = number << 2 | state.flags;
+      shared->used[group] = 0;
     }
     ComputeItem<T, kDim, kGathered>(p, &ring, shared, &state);
-    if (IsLeader()) AddTilesComputed(p, item, shared->used[Group()]);
+    if (IsLeader()) AddTilesComputed(p, item, shared->used[group]);
     StoreOutput<T, kDim, kGathered>(p, item, shared->rows[slot], state.rows, state.o);
     __syncwarp();
     if (Lane() == 0) BarrierArrive(&shared->q_empty[slot]);
   }
-  if (Group() == 0) NamedBarrierSync(kTurnBarrier, 256);  // the last turn is nobody's
+  if (group == 0) NamedBarrierSync(kTurnBarrier, 256);  // the last turn is nobody's
 }
 
 template <int kDim>

@@ -6,6 +6,7 @@ set(LONGDOC_PARITY_SOURCES
   parity_attention.cc
   parity_attention_prepare.cc
   parity_attention_skip.cc
+  parity_attention_sm90.cc
   parity_decode.cc
   parity_decode_batch.cc
   parity_dense.cc
