@@ -252,6 +252,7 @@ __device__ __forceinline__ bool PlaceMask(Sm80Shared<S>* shared, int64_t tile) {
     shared->columns[FirstRow<S>() + lane] =
         static_cast<uint32_t>(columns.begin | columns.end << 8 | columns.prefix << 16);
   }
+  __syncwarp();  // a vote orders no memory
   return __any_sync(0xffffffffu, any) != 0;
 }
 
