@@ -21,11 +21,11 @@
 namespace longdoc::kernels::cuda {
 namespace {
 
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL) || defined(LONGDOC_CUDA_EMULATION)
+
 // Named barriers; 0 is __syncthreads.
 constexpr int kTurnBarrier = 1;   // + group: the group may issue its products
 constexpr int kGroupBarrier = 4;  // + group: the group's own threads
-
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL) || defined(LONGDOC_CUDA_EMULATION)
 
 // ---- consumers ----------------------------------------------------------------------------------
 
