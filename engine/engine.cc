@@ -1,8 +1,11 @@
 #include "engine/engine.h"
 
 #include <algorithm>
+#include <atomic>
 #include <future>
 #include <limits>
+#include <mutex>
+#include <string>
 #include <thread>
 #include <utility>
 
@@ -16,6 +19,7 @@
 #include "engine/encode_work.h"
 #include "engine/encoder_model.h"
 #include "engine/model/model_type.h"
+#include "engine/planner.h"
 #include "engine/scheduler.h"
 #include "engine/similarity.h"
 
@@ -43,16 +47,46 @@ absl::StatusOr<EngineOptions> FillDefaults(EngineOptions o) {
   return o;
 }
 
-absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const EngineOptions& o) {
+// N of "cuda:N"; 0 of "cuda" and "auto"; -1 of anything else.
+int CudaDevice(const std::string& device) {
+  if (device == "auto" || device == "cuda") return 0;
+  const std::string number = device.rfind("cuda:", 0) == 0 ? device.substr(5) : "";
+  const bool is_number = number.find_first_not_of("0123456789") == std::string::npos;
+  return is_number && !number.empty() && number.size() <= 3 ? std::stoi(number) : -1;
+}
+
+absl::StatusOr<std::unique_ptr<Backend>> MakeCuda(const EngineOptions& o, int device) {
+  if (o.compute_type == ComputeType::kF32) {
+    return absl::InvalidArgumentError("a CUDA device computes in bf16, f32 was asked for");
+  }
+  CudaOptions cuda;
+  cuda.device = device;
+  cuda.memory_bytes = o.device_memory_bytes;
+  cuda.on_lost = o.on_device_lost;
+  return MakeCudaBackend(cuda);
+}
+
+// `note`: why "auto" is the CPU.
+absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const EngineOptions& o, std::string* note) {
   if (o.device == "reference") {
     if (o.compute_type == ComputeType::kBF16) {
       return absl::InvalidArgumentError("the reference device computes in f32 only");
     }
     return MakeReferenceBackend(o.num_threads);
   }
-  if (o.device != "auto" && o.device != "cpu") {
+  const int cuda_device = CudaDevice(o.device);
+  if (cuda_device >= 0) {
+    absl::StatusOr<std::unique_ptr<Backend>> cuda = MakeCuda(o, cuda_device);
+    if (cuda.ok()) return cuda;
+    const std::string reason(cuda.status().message());
+    if (o.device != "auto") {
+      return absl::Status(cuda.status().code(),
+                          absl::StrFormat("device \"%s\": %s", o.device, reason));
+    }
+    *note = absl::StrFormat("using the CPU: %s", reason);
+  } else if (o.device != "cpu") {
     return absl::FailedPreconditionError(absl::StrFormat(
-        "device \"%s\" is not there; this build has auto, cpu and reference", o.device));
+        "device \"%s\" is not there; there are auto, cpu, cuda, cuda:N and reference", o.device));
   }
   const bool native = kernels::BestCpuIsa() == kernels::CpuIsa::kAvx512Bf16;
   const bool bf16 =
@@ -62,20 +96,18 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeBackend(const EngineOptions& o) {
 
 class EngineImpl final : public Engine {
  public:
-  EngineImpl(const EngineOptions& options, std::unique_ptr<Backend> backend)
+  EngineImpl(const EngineOptions& options, std::unique_ptr<Backend> backend, std::string note)
       : options_(options),
         backend_(std::move(backend)),
+        note_(std::move(note)),
+        budget_(options_.memory_budget_bytes),
         meter_(options_.num_threads),
         decodes_(*backend_, options_.memory_budget_bytes),
         scheduler_(*backend_, options_) {}
   ~EngineImpl() override { Stop(); }
 
   absl::StatusOr<std::shared_ptr<const Model>> LoadModel(const std::string& name,
-                                                         const std::string& dir) override {
-    ASSIGN_OR_RETURN(const ModelType type, PeekModelType(dir));
-    if (type == ModelType::kColt5) return Colt5Model::Load(name, dir, *backend_);
-    return EncoderModel::Load(name, dir, *backend_);
-  }
+                                                         const std::string& dir) override;
   absl::StatusOr<EncodePlan> Plan(const Model& model, const EncodeShape& shape) const override;
   absl::Status Submit(EncodeTask&& task) override;
   absl::Status Submit(MaxSimTask&& task) override;
@@ -100,15 +132,63 @@ class EngineImpl final : public Engine {
     return absl::StrFormat("%s %s, %d threads, %s", info.name, info.isa, info.num_workers,
                            info.storage_type == DType::kBF16 ? "bf16" : "f32");
   }
+  std::string DeviceNote() const override { return note_; }
+  int64_t memory_budget_bytes() const override { return budget_; }
   void Stop() override { scheduler_.Stop(); }
 
  private:
+  absl::StatusOr<std::shared_ptr<const EncodingModel>> Load(const std::string& name,
+                                                            const std::string& dir);
+  void PlanDeviceMemory(const EncodingModel& model);
+
   const EngineOptions options_;
   std::unique_ptr<Backend> backend_;
+  const std::string note_;
+  std::mutex plan_mutex_;
+  DeviceMemoryPlan memory_plan_;  // of a device with a limit
+  std::atomic<int64_t> budget_;
   EncodeMeter meter_;
   DecodeResources decodes_;
   Scheduler scheduler_;  // last: its works use all of the above
 };
+
+absl::StatusOr<std::shared_ptr<const Model>> EngineImpl::LoadModel(const std::string& name,
+                                                                   const std::string& dir) {
+  ASSIGN_OR_RETURN(std::shared_ptr<const EncodingModel> model, Load(name, dir));
+  // What was enqueued while it was loaded may have failed since.
+  RETURN_IF_ERROR(backend_->Synchronize());
+  PlanDeviceMemory(*model);
+  return std::shared_ptr<const Model>(std::move(model));
+}
+
+absl::StatusOr<std::shared_ptr<const EncodingModel>> EngineImpl::Load(const std::string& name,
+                                                                      const std::string& dir) {
+  ASSIGN_OR_RETURN(const ModelType type, PeekModelType(dir));
+  if (type == ModelType::kColt5) {
+    ASSIGN_OR_RETURN(std::shared_ptr<const EncodingModel> colt5,
+                     Colt5Model::Load(name, dir, *backend_));
+    return colt5;
+  }
+  ASSIGN_OR_RETURN(std::shared_ptr<const EncodingModel> encoder,
+                   EncoderModel::Load(name, dir, *backend_));
+  return encoder;
+}
+
+// Models stay: weights are never given back to documents.
+void EngineImpl::PlanDeviceMemory(const EncodingModel& model) {
+  const int64_t device_bytes = backend_->memory().limit_bytes();
+  if (device_bytes == 0) return;  // the host's, of which the budget is a share already
+  EncodeShape shape;
+  shape.tokens = backend_->info().token_tile;
+  std::lock_guard lock(plan_mutex_);
+  memory_plan_.device_bytes = device_bytes;
+  memory_plan_.fixed_bytes = backend_->info().fixed_bytes;
+  memory_plan_.weight_bytes += model.weight_bytes();
+  memory_plan_.scratch_bytes =
+      std::max(memory_plan_.scratch_bytes, model.PlanEncode(*backend_, shape).scratch_bytes);
+  budget_ = std::min(options_.memory_budget_bytes, memory_plan_.DocumentBytes());
+  scheduler_.SetMemoryBudget(budget_);
+}
 
 absl::StatusOr<EncodePlan> EngineImpl::Plan(const Model& model, const EncodeShape& shape) const {
   // Far above any document; keeps every product below within 64 bits.
@@ -185,9 +265,15 @@ absl::Status EngineImpl::Submit(MaxSimTask&& task) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& options) {
-  ASSIGN_OR_RETURN(const EngineOptions filled, FillDefaults(options));
-  ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend, MakeBackend(filled));
-  return std::make_unique<EngineImpl>(filled, std::move(backend));
+  std::string note;
+  ASSIGN_OR_RETURN(EngineOptions filled, FillDefaults(options));
+  ASSIGN_OR_RETURN(std::unique_ptr<Backend> backend, MakeBackend(filled, &note));
+  filled.num_threads = backend->info().num_workers;
+  if (const int64_t device_bytes = backend->memory().limit_bytes(); device_bytes > 0) {
+    const int64_t asked = options.memory_budget_bytes;
+    filled.memory_budget_bytes = asked > 0 ? std::min(asked, device_bytes) : device_bytes;
+  }
+  return std::make_unique<EngineImpl>(filled, std::move(backend), std::move(note));
 }
 
 absl::StatusOr<EncodeResult> EncodeAndWait(Engine& engine, EncodeTask task) {
@@ -202,13 +288,17 @@ absl::StatusOr<EncodeResult> EncodeAndWait(Engine& engine, EncodeTask task) {
 }
 
 absl::Status Engine::CheckFits(const EncodePlan& plan) const {
-  const int64_t available = LongTaskBudget(options().memory_budget_bytes);
+  const int64_t available = LongTaskBudget(memory_budget_bytes());
   if (plan.peak_bytes <= available) return absl::OkStatus();
   return WithReason(
       absl::ResourceExhaustedError(absl::StrFormat(
           "encoding %d tokens needs %d bytes, this server can give %d to one document", plan.tokens,
           plan.peak_bytes, available)),
       "DOCUMENT_EXCEEDS_MEMORY");
+}
+
+bool IsDeviceName(const std::string& device) {
+  return device == "cpu" || device == "reference" || CudaDevice(device) >= 0;
 }
 
 RoutingStats& RoutingStats::operator+=(const RoutingStats& more) {

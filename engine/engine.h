@@ -30,16 +30,28 @@ struct MaxSimTask;
 enum class ComputeType { kAuto, kF32, kBF16 };
 
 struct EngineOptions {
-  std::string device = "auto";                    // "auto", "cpu", "reference"
-  ComputeType compute_type = ComputeType::kAuto;  // auto: bf16 where the CPU has bf16 dot products
-  int num_threads = 0;                            // 0: one per core
-  int64_t memory_budget_bytes = 0;  // for running documents; 0: 70 % of the machine's memory (or
-                                    // of the cgroup's limit)
+  // "auto", "cpu", "reference", "cuda" (the first one) or "cuda:N". auto: the first CUDA device,
+  // and the CPU where none can be used.
+  std::string device = "auto";
+  // auto: bf16 on a CUDA device (which has nothing else), and where the CPU has bf16 dot products.
+  ComputeType compute_type = ComputeType::kAuto;
+  int num_threads = 0;  // 0: one per core. A CUDA device has one that launches, whatever is asked
+  // For running documents; 0: 70 % of the machine's memory (or of the cgroup's limit). A CUDA
+  // device gives what weights and scratch leave of its memory, and no more than is asked here.
+  int64_t memory_budget_bytes = 0;
+  int64_t device_memory_bytes = 0;  // most that is taken of a CUDA device; 0: nearly all of it
+  // Called once, from any thread, when the device is lost. Every work fails from then on, and only
+  // a new process can use the device again.
+  std::function<void(const absl::Status&)> on_device_lost;
   int64_t max_queued_tokens = 4 << 20;
   int64_t max_queued_tasks = 4096;
   int64_t max_batch_tokens = 2048;   // of one packed batch of short texts
   int64_t short_text_tokens = 1024;  // longer ones run alone
 };
+
+// Whether EngineOptions::device may be this: "auto", "cpu", "reference", "cuda", "cuda:0" to
+// "cuda:999".
+bool IsDeviceName(const std::string& device);
 
 // Of a memory budget, what long documents may hold together: the rest stays free for short texts.
 constexpr int64_t LongTaskBudget(int64_t budget) { return budget - budget / 16; }
@@ -215,6 +227,10 @@ class Engine {
   virtual EngineStats stats() const = 0;
   virtual const EngineOptions& options() const = 0;   // with defaults filled in
   virtual std::string DeviceDescription() const = 0;  // "cpu avx2, 2 threads, f32"
+  // Why "auto" is not a CUDA device, in one line; empty when it is, or was not asked.
+  virtual std::string DeviceNote() const { return ""; }
+  // options().memory_budget_bytes, less what models have taken of a device since.
+  virtual int64_t memory_budget_bytes() const { return options().memory_budget_bytes; }
   // Fails queued tasks with UNAVAILABLE, cancels running ones, joins the workers. Idempotent; the
   // destructor calls it.
   virtual void Stop() = 0;

@@ -41,33 +41,6 @@ float HalfToFloat(uint16_t h) {
   return out;
 }
 
-absl::Status CheckShapes(const std::vector<TensorView>& weights,
-                         const std::vector<TensorView>& biases) {
-  if (weights.empty()) return absl::InvalidArgumentError("no weights to pack");
-  if (!biases.empty() && biases.size() != weights.size()) {
-    return absl::InvalidArgumentError("weights and biases differ in number");
-  }
-  for (size_t i = 0; i < weights.size(); ++i) {
-    const auto& shape = weights[i].shape;
-    if (shape.size() != 2 || shape[1] != weights[0].shape[1]) {
-      return absl::InvalidArgumentError("weight matrices to pack differ in their input dimension");
-    }
-    if (!biases.empty() && biases[i].num_elements() != shape[0]) {
-      return absl::InvalidArgumentError("bias and weight matrix differ in their output dimension");
-    }
-  }
-  return absl::OkStatus();
-}
-
-std::vector<float> Concatenate(const std::vector<TensorView>& tensors) {
-  std::vector<float> all;
-  for (const TensorView& t : tensors) {
-    std::vector<float> part = ToFloats(t);
-    all.insert(all.end(), part.begin(), part.end());
-  }
-  return all;
-}
-
 int64_t TotalRows(const std::vector<TensorView>& weights) {
   int64_t n = 0;
   for (const TensorView& w : weights) n += w.shape[0];
@@ -281,11 +254,38 @@ std::vector<float> ToFloats(const TensorView& tensor) {
   return out;
 }
 
+absl::Status CheckPackShapes(const std::vector<TensorView>& weights,
+                             const std::vector<TensorView>& biases) {
+  if (weights.empty()) return absl::InvalidArgumentError("no weights to pack");
+  if (!biases.empty() && biases.size() != weights.size()) {
+    return absl::InvalidArgumentError("weights and biases differ in number");
+  }
+  for (size_t i = 0; i < weights.size(); ++i) {
+    const auto& shape = weights[i].shape;
+    if (shape.size() != 2 || shape[1] != weights[0].shape[1]) {
+      return absl::InvalidArgumentError("weight matrices to pack differ in their input dimension");
+    }
+    if (!biases.empty() && biases[i].num_elements() != shape[0]) {
+      return absl::InvalidArgumentError("bias and weight matrix differ in their output dimension");
+    }
+  }
+  return absl::OkStatus();
+}
+
+std::vector<float> Concatenate(const std::vector<TensorView>& tensors) {
+  std::vector<float> all;
+  for (const TensorView& t : tensors) {
+    std::vector<float> part = ToFloats(t);
+    all.insert(all.end(), part.begin(), part.end());
+  }
+  return all;
+}
+
 absl::StatusOr<std::unique_ptr<PackedMatrix>> PackWithOneDnn(const std::vector<TensorView>& weights,
                                                              const std::vector<TensorView>& biases,
                                                              DType input_type,
                                                              int64_t typical_rows) {
-  absl::Status status = CheckShapes(weights, biases);
+  absl::Status status = CheckPackShapes(weights, biases);
   if (!status.ok()) return status;
   try {
     return std::make_unique<OneDnnMatrix>(weights, biases, input_type, typical_rows);
@@ -298,7 +298,7 @@ absl::StatusOr<std::unique_ptr<PackedMatrix>> PackWithOneDnn(const std::vector<T
 
 absl::StatusOr<std::unique_ptr<PackedMatrix>> PackForReference(
     const std::vector<TensorView>& weights, const std::vector<TensorView>& biases) {
-  absl::Status status = CheckShapes(weights, biases);
+  absl::Status status = CheckPackShapes(weights, biases);
   if (!status.ok()) return status;
   return std::make_unique<ReferenceMatrix>(TotalRows(weights), weights[0].shape[1],
                                            Concatenate(weights), Concatenate(biases));

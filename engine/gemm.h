@@ -37,6 +37,13 @@ absl::StatusOr<std::unique_ptr<PackedMatrix>> PackWithOneDnn(const std::vector<T
 absl::StatusOr<std::unique_ptr<PackedMatrix>> PackForReference(
     const std::vector<TensorView>& weights, const std::vector<TensorView>& biases);
 
+// What both do first. INVALID_ARGUMENT unless the weights share their input dimension, and biases
+// fit them.
+absl::Status CheckPackShapes(const std::vector<TensorView>& weights,
+                             const std::vector<TensorView>& biases);
+// The tensors one after the other, as fp32.
+std::vector<float> Concatenate(const std::vector<TensorView>& tensors);
+
 // Makes oneDNN run on the calling thread only. Every thread that calls Gemm calls this once before.
 void UseSingleThreadedGemm();
 

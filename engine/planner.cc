@@ -18,6 +18,12 @@ int64_t PlanPassBytes(const EncoderConfig& config, const Backend& backend,
          backend.AttentionBytes(problem);
 }
 
+int64_t DeviceMemoryPlan::DocumentBytes() const {
+  const auto with_margin = [](int64_t bytes) { return bytes + bytes / 8; };
+  const int64_t left = device_bytes - with_margin(weight_bytes + scratch_bytes + fixed_bytes);
+  return std::max<int64_t>(0, left / 9 * 8);
+}
+
 int64_t TileRows(const BackendInfo& backend, int64_t rows) {
   const int64_t share = k::RoundUp(k::CeilDiv(rows, backend.num_workers), 32);
   return std::min(backend.token_tile, share);

@@ -25,6 +25,18 @@ kernels::AttentionProblem MakeAttentionProblem(absl::Span<const float> slopes, i
                                                const BackendInfo& backend,
                                                const AttentionPolicy& policy);
 
+// How the memory of a device is divided, where weights and documents share it.
+struct DeviceMemoryPlan {
+  int64_t device_bytes = 0;   // all that may be taken
+  int64_t weight_bytes = 0;   // of the models that are loaded
+  int64_t scratch_bytes = 0;  // of the model that wants most
+  int64_t fixed_bytes = 0;    // what the backend keeps for itself
+
+  // What running documents may hold together. Blocks are up to an eighth larger than what is asked,
+  // so that freed ones serve again: that is the margin for fragmentation.
+  int64_t DocumentBytes() const;
+};
+
 // Scratch that one worker keeps for models of this shape (attention scratch not included).
 int64_t PlanScratchBytes(const EncoderConfig& config, const BackendInfo& backend);
 

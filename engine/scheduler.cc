@@ -29,6 +29,7 @@ absl::Status Draining() {
 Scheduler::Scheduler(Backend& backend, const EngineOptions& options)
     : backend_(backend),
       options_(options),
+      memory_budget_(options.memory_budget_bytes),
       reserved_bytes_(std::make_shared<ByteReservation::Counter>(0)) {
   for (int i = 0; i < options.num_threads; ++i) {
     workers_.emplace_back([this, i] {
@@ -56,6 +57,12 @@ absl::Status Scheduler::Submit(std::unique_ptr<Work> work) {
   queue.push_back(std::move(work));
   wake_.notify_one();
   return absl::OkStatus();
+}
+
+void Scheduler::SetMemoryBudget(int64_t bytes) {
+  std::lock_guard lock(mutex_);
+  memory_budget_ = bytes;
+  wake_.notify_all();
 }
 
 void Scheduler::CountQueued(const Work& work, int sign) {
@@ -133,7 +140,7 @@ std::shared_ptr<Scheduler::Running> Scheduler::TakeShortBatch() {
     const WorkNeeds& needs = (*it)->needs();
     if (!running->works.empty() && !(*it)->CanJoin(*running->works[0])) continue;
     if (tokens > 0 && tokens + needs.tokens > options_.max_batch_tokens) break;
-    if (*reserved_bytes_ + bytes + needs.peak_bytes > options_.memory_budget_bytes) break;
+    if (*reserved_bytes_ + bytes + needs.peak_bytes > memory_budget_) break;
     tokens += needs.tokens;
     bytes += needs.peak_bytes;
     Take(*it, *running);
@@ -151,7 +158,7 @@ std::shared_ptr<Scheduler::Running> Scheduler::TakeLongWork() {
   if (long_queue_.empty() || long_running_.size() >= kMaxLongPasses) return nullptr;
   // Strictly in order: a giant at the head waits for its memory and is not overtaken for ever.
   const int64_t bytes = long_queue_.front()->needs().peak_bytes;
-  if (*reserved_bytes_ + bytes > LongTaskBudget(options_.memory_budget_bytes)) return nullptr;
+  if (*reserved_bytes_ + bytes > LongTaskBudget(memory_budget_)) return nullptr;
   auto running = std::make_shared<Running>();
   running->reservation = ByteReservation(reserved_bytes_, bytes);
   Take(long_queue_.front(), *running);
@@ -339,7 +346,7 @@ void Scheduler::AddTo(EngineStats* stats) const {
   stats->reserved_bytes = *reserved_bytes_;
   stats->allocated_bytes = backend_.memory().allocated_bytes();
   stats->peak_allocated_bytes = backend_.memory().peak_bytes();
-  stats->memory_budget_bytes = options_.memory_budget_bytes;
+  stats->memory_budget_bytes = memory_budget_;
   stats->scratch_bytes = scratch_bytes_;
 }
 

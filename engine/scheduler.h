@@ -43,6 +43,8 @@ class Scheduler {
   absl::Status Submit(std::unique_ptr<Work> work);
   // Ends every work with UNAVAILABLE, joins the workers. Idempotent.
   void Stop();
+  // Of running passes, in place of the options'. Those that run keep what they have.
+  void SetMemoryBudget(int64_t bytes);
   // Fills in the gauges of queue, workers and memory.
   void AddTo(EngineStats* stats) const;
 
@@ -88,6 +90,7 @@ class Scheduler {
   Backend& backend_;
   const EngineOptions options_;
   mutable std::mutex mutex_;
+  int64_t memory_budget_;
   std::condition_variable wake_;
   bool stopping_ = false;
   std::deque<std::unique_ptr<Work>> short_queue_, long_queue_;

@@ -83,6 +83,23 @@ cudaError_t RmsNorm(const RmsNormArgs& args, cudaStream_t stream);
 int64_t RouteWorkspaceBytes(int64_t n);
 cudaError_t Route(const RouteArgs& args, cudaStream_t stream);
 cudaError_t ScatterAdd(const ScatterAddArgs& args, cudaStream_t stream);
+// The same for those rows alone whose index is in [begin, end).
+cudaError_t ScatterAddWithin(const ScatterAddArgs& args, int64_t begin, int64_t end,
+                             cudaStream_t stream);
+
+// What a pass keeps of a routing of one sequence: rows of the whole pass, and counts.
+struct NoteRoutedArgs {
+  int64_t k = 0;
+  const int32_t* indices = nullptr;  // [k] ascending
+  const float* weights = nullptr;    // [k]
+  int32_t first_row = 0;
+  int32_t* rows = nullptr;      // [k] indices + first_row
+  double* weight = nullptr;     // added to: the sum of the weights
+  int64_t* repeated = nullptr;  // added to, if `compare`: how many of `indices` are in `previous`
+  int32_t* previous = nullptr;  // [k] ascending; becomes `indices`. Or null
+  bool compare = false;
+};
+cudaError_t NoteRouted(const NoteRoutedArgs& args, cudaStream_t stream);
 
 // ---- decoder, see kernels/decode.h --------------------------------------------------------------
 //

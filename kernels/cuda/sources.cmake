@@ -12,6 +12,9 @@ set(LONGDOC_CUDA_SOURCES
   norm.cu
   pool.cu
   route.cu
+  attention_layer.cc
+  routed_rows.cu
+  runtime.cc
   log_softmax.cu
   mqa.cu
   mqa_bf16.cu

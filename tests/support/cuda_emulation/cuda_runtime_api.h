@@ -172,4 +172,7 @@ void SetEmulatedCapability(int major);
 // What went wrong in the last kernel that returned cudaErrorLaunchFailure; "" if none ever did.
 const char* LastFailure();
 
+// The next event that is waited for tells this error, as a device does of what ran before.
+void FailLater(cudaError_t error);
+
 }  // namespace longdoc::kernels::cuda::emulation

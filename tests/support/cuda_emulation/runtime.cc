@@ -1,4 +1,5 @@
 // Device, streams, graphs, and the launch of grids.
+#include <atomic>
 #include <chrono>
 #include <csignal>
 #include <cstdio>
@@ -103,6 +104,9 @@ cudaError_t Enqueue(cudaStream_t stream, std::function<cudaError_t()> step) {
 int Capability() { return capability; }
 void SetEmulatedCapability(int major) { capability = major >= 9 ? 9 : 8; }
 const char* LastFailure() { return block.failure.c_str(); }
+
+std::atomic<cudaError_t> late_error{cudaSuccess};
+void FailLater(cudaError_t error) { late_error = error; }
 
 cudaError_t LaunchGrid(dim3 grid, dim3 threads, size_t shared_bytes, cudaStream_t stream,
                        std::function<void()> body) {
@@ -364,7 +368,9 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
     return cudaSuccess;
   });
 }
-cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
+cudaError_t cudaEventSynchronize(cudaEvent_t) {
+  return Note(longdoc::kernels::cuda::emulation::late_error.exchange(cudaSuccess));
+}
 cudaError_t cudaEventQuery(cudaEvent_t) { return cudaSuccess; }
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEvent_t end) {
   if (!start->recorded || !end->recorded) return Note(cudaErrorInvalidResourceHandle);
