@@ -175,7 +175,7 @@ cudaError_t Bench::Sample(int copies, const Call& call, Result* result) {
   inner = tiny() ? copies : (inner + copies - 1) / copies * copies;
   cudaGraphExec_t graph = nullptr;
   // Where work cannot be captured it is timed with its launches, and the result says so.
-  if (once < kGraphSeconds && Capture(inner, copies, call, &graph) != cudaSuccess) {
+  if ((once < kGraphSeconds || tiny()) && Capture(inner, copies, call, &graph) != cudaSuccess) {
     graph = nullptr;
     static_cast<void>(cudaGetLastError());
   }
