@@ -140,13 +140,17 @@ std::shared_ptr<const CrossKv> MakeDocument(Backend& backend, int32_t head_dim, 
     auto layer = backend.memory().Allocate(
         kernels::CeilDiv(document->tokens, kernels::kKeyBlock) * block_bytes, /*zeroed=*/true);
     LD_CHECK(layer.ok());
+    const int64_t bytes = static_cast<int64_t>(keys[l].size() * sizeof(float));
+    const auto placed_keys = backend.Place(keys[l].data(), bytes);
+    const auto placed_values = backend.Place(values[l].data(), bytes);
+    LD_CHECK(placed_keys.ok() && placed_values.ok());
     for (int64_t t = 0; t < document->tokens; t += kernels::kKeyBlock) {
       kernels::MqaStoreArgs args;
       args.rows = std::min(kernels::kKeyBlock, document->tokens - t);
       args.head_dim = head_dim;
       args.storage = storage;
-      args.keys = keys[l].data() + t * head_dim;
-      args.values = values[l].data() + t * head_dim;
+      args.keys = placed_keys->as<float>() + t * head_dim;
+      args.values = placed_values->as<float>() + t * head_dim;
       args.stride = head_dim;
       args.block = layer->as<char>() + t / kernels::kKeyBlock * block_bytes;
       backend.MqaStore(args);
@@ -168,8 +172,7 @@ std::shared_ptr<const CrossKv> RandomDocument(Backend& backend, const Colt5Confi
 
 absl::Status RunPass(Backend& backend, Pass& pass, const std::function<void()>& before_phase) {
   backend.InitWorkerThread();
-  MemoryPool pool(0);
-  WorkerScratch scratch(pool);
+  WorkerScratch scratch(backend.scratch_memory());
   for (; !pass.finished(); pass.NextPhase()) {
     if (before_phase) before_phase();
     EXPECT_GT(pass.num_steps(), 0);
