@@ -32,6 +32,7 @@
 namespace longdoc {
 
 class AttentionSteps;
+class CrossKvSpill;
 class WholeMqa;
 
 struct BackendInfo {
@@ -91,6 +92,8 @@ class Backend {
   // Memory that is freed may still be read and written by ops called before.
   virtual MemoryPool& memory() = 0;
   virtual MemoryPool& scratch_memory() = 0;
+  // Where memory() makes room by moving documents to the host; null where it is the host's.
+  virtual CrossKvSpill* spill() { return nullptr; }
   // For data that does not change. RESOURCE_EXHAUSTED when the device has no room for it.
   virtual absl::StatusOr<Placed> Place(const void* host, int64_t bytes) = 0;
   // `host` may change once this has returned.

@@ -16,6 +16,7 @@
 #include "engine/base/status_macros.h"
 #include "engine/cuda_attention.h"
 #include "engine/cuda_mqa.h"
+#include "engine/spill.h"
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/gemm.h"
 #include "kernels/cuda/runtime.h"
@@ -148,6 +149,7 @@ class CudaBackend final : public Backend {
 
   MemoryPool& memory() override { return memory_; }
   MemoryPool& scratch_memory() override { return memory_; }
+  CrossKvSpill* spill() override { return &spill_; }
   absl::StatusOr<Placed> Place(const void* host, int64_t bytes) override;
   void CopyToDevice(void* device, const void* host, int64_t bytes) override {
     rt_.Upload(device, host, bytes);
@@ -240,10 +242,12 @@ class CudaBackend final : public Backend {
   cuda::Runtime& rt_;
   CudaMqa mqa_{rt_};
   MemoryPool memory_, pinned_;
+  CrossKvSpill spill_{*this, memory_, pinned_};
   Products products_;
 };
 
 absl::Status CudaBackend::Init() {
+  memory_.SetReclaim([this] { return spill_.SpillOne(); });
   const cudaError_t error = cuda::Gemm::Create(rt_.device(), &products_.gemm);
   if (error != cudaSuccess) {
     return absl::FailedPreconditionError(

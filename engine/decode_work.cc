@@ -64,6 +64,11 @@ absl::StatusOr<DecodeTarget> CheckTarget(const std::shared_ptr<const Model>& mod
   return target;
 }
 
+// What a device must have of the document besides: it cannot move while it is used.
+int64_t OnDeviceBytes(DecodeResources& resources, const CrossKv& document) {
+  return resources.backend().spill() != nullptr ? document.bytes() : 0;
+}
+
 absl::Status CheckFits(const DecodeResources& resources, const WorkNeeds& needs) {
   if (needs.peak_bytes <= resources.task_limit()) return absl::OkStatus();
   return WithReason(absl::ResourceExhaustedError(absl::StrFormat(
@@ -277,6 +282,7 @@ void DecodeResources::AddTo(EngineStats* stats) const {
   std::lock_guard lock(mutex_);
   stats->decode = counters_;
   stats->decode.cache_bytes = pages_.bytes();
+  if (backend_.spill() != nullptr) stats->decode.spill = backend_.spill()->stats();
 }
 
 absl::StatusOr<std::unique_ptr<Work>> MakeScoreWork(DecodeResources& resources, ScoreTask&& task) {
@@ -302,6 +308,7 @@ absl::StatusOr<std::unique_ptr<Work>> MakeScoreWork(DecodeResources& resources, 
     needs.peak_bytes = ScorePass::PlanBytes(target.weights(), resources.backend().info(),
                                             task.document->tokens, lengths);
   }
+  needs.peak_bytes += OnDeviceBytes(resources, *task.document);
   RETURN_IF_ERROR(CheckFits(resources, needs));
   const double flops = target.RowFlops() * static_cast<double>(targets);
   needs.tokens = std::max(targets, static_cast<int64_t>(flops / kFlopsPerToken));
@@ -334,6 +341,7 @@ absl::StatusOr<std::unique_ptr<Work>> MakeGenerateWork(DecodeResources& resource
   needs.tokens = prompt + task.max_new_tokens;
   needs.peak_bytes = GeneratePass::PlanBytes(target.weights(), resources.backend().info(),
                                              task.document->tokens, prompt, task.max_new_tokens);
+  needs.peak_bytes += OnDeviceBytes(resources, *task.document);
   RETURN_IF_ERROR(CheckFits(resources, needs));
   needs.expected_seconds =
       resources.ExpectedSeconds(target.RowFlops() * static_cast<double>(needs.tokens));

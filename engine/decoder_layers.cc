@@ -93,6 +93,9 @@ absl::StatusOr<std::unique_ptr<DecoderLayers>> DecoderLayers::Create(Backend& ba
     s.group_rows = max_rows;
   }
   layers->max_rows_ = max_rows;
+  if (backend.spill() != nullptr) {
+    ASSIGN_OR_RETURN(layers->document_use_, backend.spill()->Use(document));
+  }
 
   MemoryPool& memory = backend.memory();
   const int64_t inner = max_rows * s.inner();

@@ -15,6 +15,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "engine/decoder_steps.h"
+#include "engine/spill.h"
 
 namespace longdoc {
 
@@ -74,6 +75,7 @@ class DecoderLayers {
   void EnterPhase(Phase phase);
 
   DecoderState state_;
+  CrossKvUse document_use_;
   Buffer y_, q_, attended_, partial_, qkv_;
   std::vector<char> row_arrays_;  // of state_.cached, on the host; moves keep its address
   Placed placed_rows_;

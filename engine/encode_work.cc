@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "engine/base/status_macros.h"
+#include "engine/spill.h"
 
 namespace longdoc {
 namespace {
@@ -106,6 +107,9 @@ void EncodeWork::Collect(Batch batch, Pass& pass, const absl::Status& status,
   for (size_t i = 0; i < batch.size(); ++i) {
     EncodeResult& result = AsEncode(batch[i]).result_;
     result = encode.TakeResult(i);
+    if (result.cross_kv != nullptr && backend_.spill() != nullptr) {
+      backend_.spill()->Add(*result.cross_kv);
+    }
     if (result.cross_kv == nullptr || AsEncode(batch[i]).task_.caller_counts_cross_kv) continue;
     auto kept = std::make_shared<Kept<std::shared_ptr<const CrossKv>>>();
     kept->reservation = reservation.Split(result.cross_kv->bytes());

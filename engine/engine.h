@@ -181,6 +181,7 @@ struct DecodeCounters {
   int64_t tokens_scored = 0;  // targets, [SEP] included
   int64_t tokens_generated = 0;
   double seconds = 0;  // worker time
+  SpillStats spill;
 };
 
 // A reading of the scheduler for metrics; cheap.

@@ -75,6 +75,7 @@ absl::StatusOr<Buffer> MemoryPool::Allocate(int64_t bytes, bool zeroed) {
   const bool fresh = block.data == nullptr;
   if (fresh) {
     absl::StatusOr<Block> mapped = MapNew(capacity);
+    while (!mapped.ok() && reclaim_ && reclaim_()) mapped = MapNew(capacity);
     if (!mapped.ok()) return mapped.status();
     block = *mapped;
   }

@@ -3,8 +3,10 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -77,6 +79,9 @@ class MemoryPool {
   // Blocks that are kept are given up before anything is refused. RESOURCE_EXHAUSTED beyond the
   // limit, or when the source refuses.
   absl::StatusOr<Buffer> Allocate(int64_t bytes, bool zeroed);
+  // Asked when nothing is left: frees some of the live buffers, or says false. Set before any use;
+  // called without locks, by the thread that allocates.
+  void SetReclaim(std::function<bool()> reclaim) { reclaim_ = std::move(reclaim); }
   // Between two pieces of this pool's memory.
   void Copy(void* to, const void* from, int64_t bytes) { source_->Copy(to, from, bytes); }
 
@@ -98,6 +103,7 @@ class MemoryPool {
 
   const std::unique_ptr<MemorySource> source_;
   const MemoryPoolOptions options_;
+  std::function<bool()> reclaim_;
   mutable std::mutex mutex_;
   std::vector<Block> free_;
   int64_t allocated_ = 0, peak_ = 0, retained_ = 0;

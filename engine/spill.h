@@ -1,0 +1,69 @@
+// Keys and values of documents that lie in device memory, and move to host memory when the device
+// needs the room: the least recently used first, never one in use. They come back when they are
+// used again.
+#pragma once
+
+#include <cstdint>
+#include <list>
+#include <mutex>
+#include <utility>
+
+#include "absl/status/statusor.h"
+#include "engine/cross_kv.h"
+#include "engine/memory_pool.h"
+
+namespace longdoc {
+
+class Backend;
+
+// Keeps a document on the device while it lives.
+class CrossKvUse {
+ public:
+  CrossKvUse() = default;
+  CrossKvUse(CrossKvUse&& other) noexcept { *this = std::move(other); }
+  CrossKvUse& operator=(CrossKvUse&& other) noexcept {
+    std::swap(spill_, other.spill_);
+    std::swap(document_, other.document_);
+    return *this;
+  }
+  ~CrossKvUse();
+
+ private:
+  friend class CrossKvSpill;
+  CrossKvSpill* spill_ = nullptr;
+  const CrossKv* document_ = nullptr;
+};
+
+// Thread-safe. One of a backend; outlives the documents.
+class CrossKvSpill {
+ public:
+  // Copies by `backend` between its `device` memory and `host` memory.
+  CrossKvSpill(Backend& backend, MemoryPool& device, MemoryPool& host)
+      : backend_(backend), device_(device), host_(host) {}
+
+  // From now on the document may move; it is forgotten when it goes.
+  void Add(const CrossKv& document);
+  // Brings the document back if it must. RESOURCE_EXHAUSTED when the device has no room for it even
+  // without all others that are not in use.
+  absl::StatusOr<CrossKvUse> Use(const CrossKv& document);
+  // Moves the least recently used document to host memory; false when there is none to move, or
+  // the host has no memory.
+  bool SpillOne();
+  SpillStats stats() const;
+
+ private:
+  friend class CrossKvUse;
+  friend struct CrossKv;
+  void EndUse(const CrossKv& document);
+  void Forget(const CrossKv& document);
+  absl::Status BringBack(const CrossKv& document);
+
+  Backend& backend_;
+  MemoryPool& device_;
+  MemoryPool& host_;
+  mutable std::mutex mutex_;
+  std::list<const CrossKv*> idle_;  // on the device and not in use, least recently used first
+  SpillStats stats_;
+};
+
+}  // namespace longdoc
