@@ -35,6 +35,11 @@ __device__ __forceinline__ int Lane() { return Thread() % 32; }
 __device__ __forceinline__ int Group() { return Thread() / 128 - 1; }  // consumers of the block
 __device__ __forceinline__ int Warp() { return Thread() / 32 % 4; }    // of the group
 __device__ __forceinline__ bool IsLeader() { return Thread() % 128 == 0; }  // of the group
+// A warp's arrival at a barrier, after what all its lanes have read.
+__device__ __forceinline__ void WarpArrive(uint64_t* barrier) {
+  __syncwarp();
+  if (Lane() == 0) BarrierArrive(barrier);
+}
 // The first of the thread's two rows within the tile of queries; the other is 8 below.
 __device__ __forceinline__ int FirstRow() { return (Thread() / 32 - 4) * 16 + Lane() / 4; }
 __device__ __forceinline__ int FirstColumn() { return Lane() % 4 * 2; }
@@ -273,15 +278,15 @@ __device__ __forceinline__ void ComputeTile(const AttentionParams& p,
   constexpr bool kOverlap = !(kGathered && kDim == 64);
   WgmmaWait<kOverlap ? 1 : 0>();
   PinRegisters(s);
-  if (!kGathered && Lane() == 0) BarrierArrive(&shared->k_empty[stage]);
+  if (!kGathered) WarpArrive(&shared->k_empty[stage]);
   float factor[2];
   const bool moved =
       Softmax<kDim, kGathered>(*shared, state->slot, tile, (state->flags & kBegun) != 0,
                                p.scale * kLog2E, s, &state->rows, factor);
-  if (kGathered && Lane() == 0) BarrierArrive(&shared->k_empty[stage]);
+  if (kGathered) WarpArrive(&shared->k_empty[stage]);
   WgmmaWait<0>();
   PinRegisters(state->o);
-  if (pending && Lane() == 0) BarrierArrive(&shared->v_empty[last.stage]);
+  if (pending) WarpArrive(&shared->v_empty[last.stage]);
   if (moved) {
 #pragma unroll
     for (int i = 0; i < kDim / 2; ++i) state->o[i] *= factor[i % 4 / 2];
@@ -319,15 +324,13 @@ __device__ __forceinline__ void ComputeItem(const AttentionParams& p,
       WgmmaCommit();
       WgmmaWait<0>();
       PinRegisters(state->o);
-      if (Lane() == 0) BarrierArrive(&shared->v_empty[last.stage]);
+      WarpArrive(&shared->v_empty[last.stage]);
       pending = false;
     }
     end = Uniform(shared->tiles[ring->stage].tile < 0);
     BarrierWait(&shared->v_full[ring->stage], ring->parity);
-    if (Lane() == 0) {
-      BarrierArrive(&shared->k_empty[ring->stage]);
-      BarrierArrive(&shared->v_empty[ring->stage]);
-    }
+    WarpArrive(&shared->k_empty[ring->stage]);
+    WarpArrive(&shared->v_empty[ring->stage]);
   }
 }
 
@@ -356,8 +359,7 @@ __device__ void Consume(const AttentionParams& p, Sm90Shared<kDim>* shared) {
     ComputeItem<T, kDim, kGathered>(p, &ring, shared, &state);
     if (IsLeader()) AddTilesComputed(p, item, shared->used[group]);
     StoreOutput<T, kDim, kGathered>(p, item, shared->rows[slot], state.rows, state.o);
-    __syncwarp();
-    if (Lane() == 0) BarrierArrive(&shared->q_empty[slot]);
+    WarpArrive(&shared->q_empty[slot]);
   }
   if (group == 0) NamedBarrierSync(kTurnBarrier, 256);  // the last turn is nobody's
 }

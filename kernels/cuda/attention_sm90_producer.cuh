@@ -68,7 +68,8 @@ __device__ __forceinline__ void StagePositions(const AttentionParams& p, const A
   }
 }
 
-// Ends the sides that all warpgroups have ended.
+// Ends the sides that all warpgroups have ended; by the whole warp. They write meanwhile: what one
+// lane has read counts for all, which must walk the same way.
 template <int kDim>
 __device__ void EndSides(const Sm90Shared<kDim>& shared, int number, BasicTileWalk<int32_t>* walk) {
   int32_t ended = kTileLeft | kTileRight;
@@ -76,6 +77,7 @@ __device__ void EndSides(const Sm90Shared<kDim>& shared, int number, BasicTileWa
     const int32_t flags = shared.ended[g];
     ended &= flags >> 2 == number ? flags & 3 : 0;
   }
+  ended = __shfl_sync(0xffffffff, ended, 0);
   if (ended & kTileLeft) EndSide(kTileLeft, walk);
   if (ended & kTileRight) EndSide(kTileRight, walk);
 }
