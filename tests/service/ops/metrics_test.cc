@@ -341,7 +341,7 @@ TEST(Metrics, RoutingByRouter) {
 TEST(Metrics, DecoderCounters) {
   Metrics metrics;
   ReadingsEngine engine;
-  engine.readings.decode = {4096, 3, 99, 7, 1.5};
+  engine.readings.decode = {4096, 3, 99, 7, 1.5, {}};
   metrics.AttachEngine(&engine);
   const std::string text = metrics.Exposition();
   metrics.AttachEngine(nullptr);
