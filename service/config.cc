@@ -102,6 +102,8 @@ absl::Status ReadEngine(const pb::EngineConfig& config, EngineOptions* engine) {
   engine->num_threads = static_cast<int>(threads);
   RETURN_IF_ERROR(ReadInt("engine.memory_budget_bytes", config.memory_budget_bytes(), kMiB,
                           64 * kTiB, &engine->memory_budget_bytes));
+  RETURN_IF_ERROR(ReadInt("engine.device_memory_bytes", config.device_memory_bytes(), kMiB,
+                          64 * kTiB, &engine->device_memory_bytes));
   RETURN_IF_ERROR(ReadInt("engine.max_queued_tokens", config.max_queued_tokens(), 1,
                           int64_t{1} << 40, &engine->max_queued_tokens));
   RETURN_IF_ERROR(ReadInt("engine.max_queued_documents", config.max_queued_documents(), 1, 1 << 24,
@@ -238,9 +240,11 @@ absl::StatusOr<ModelSource> ParseModelFlag(std::string_view flag) {
 }
 
 absl::Status ApplyDevice(const std::string& device, EngineOptions* engine) {
-  if (device != "auto" && device != "cpu" && device != "reference") {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "engine.device must be \"auto\", \"cpu\" or \"reference\"; it is \"%s\"", device));
+  if (!IsDeviceName(device)) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("engine.device must be \"auto\", \"cpu\", \"cuda\", \"cuda:N\" or "
+                        "\"reference\"; it is \"%s\"",
+                        device));
   }
   engine->device = device;
   return absl::OkStatus();

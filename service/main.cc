@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstdio>
 #include <exception>
 #include <fstream>
@@ -34,7 +35,7 @@ ABSL_FLAG(std::vector<std::string>, model, {},
 ABSL_FLAG(std::string, listen, "", "HOST:PORT for gRPC (default 127.0.0.1:50051)");
 ABSL_FLAG(std::string, metrics_listen, "",
           "HOST:PORT for /metrics, /healthz and /readyz (default 127.0.0.1:9464), or \"off\"");
-ABSL_FLAG(std::string, device, "", "auto, cpu or reference");
+ABSL_FLAG(std::string, device, "", "auto, cpu, cuda, cuda:N or reference");
 ABSL_FLAG(std::string, dtype, "", "auto, f32 or bf16");
 ABSL_FLAG(int, threads, 0, "worker threads; 0: one per core");
 ABSL_FLAG(std::string, log_level, "", "debug, info, warning or error");
@@ -114,10 +115,35 @@ sigset_t BlockSignals() {
   return signals;
 }
 
+// Why the process ends: a signal, or the loss of its device.
 struct SignalState {
   std::atomic<bool> serving{false};
-  std::promise<int> first;  // the signal that starts the drain
+  std::atomic<bool> device_lost{false};
+  std::promise<void> end;  // starts the drain
+
+  void End() {
+    if (!ending_.exchange(true)) end.set_value();
+  }
+
+ private:
+  std::atomic<bool> ending_{false};
 };
+
+// Nothing can finish on a lost device. Whoever waits is told, as far as that takes no time; then
+// only a new process helps.
+void OnDeviceLost(SignalState& state, const absl::Status& status) {
+  constexpr std::chrono::seconds kLastWords(10);
+  Log(LogLevel::kError, "device lost",
+      {{"message", std::string(status.message())},
+       {"exit_code", static_cast<int>(kExitDeviceLost)}});
+  if (!state.serving) _exit(kExitDeviceLost);
+  state.device_lost = true;
+  std::thread([kLastWords] {
+    std::this_thread::sleep_for(kLastWords);
+    _exit(kExitDeviceLost);
+  }).detach();
+  state.End();
+}
 
 // Takes the signals. The first one while models load ends the process, for there is nothing to
 // drain; while serving it starts the drain. A second one ends the process at once, and so does a
@@ -130,7 +156,7 @@ void StartSignalThread(const sigset_t& signals, const std::shared_ptr<SignalStat
     }
     Log(LogLevel::kInfo, "signal", {{"signal", number}});
     if (!state->serving) _exit(kExitOk);
-    state->first.set_value(number);
+    state->End();
     timespec timeout = absl::ToTimespec(longest_drain);
     number = sigtimedwait(&signals, nullptr, &timeout);
     Log(LogLevel::kError, number > 0 ? "second signal, leaving at once" : "drain hangs, leaving",
@@ -159,6 +185,9 @@ int Run() {
   const auto state = std::make_shared<SignalState>();
   StartSignalThread(signals, state,
                     lifecycle.drain_delay + lifecycle.drain_grace + absl::Seconds(30));
+  options->engine.on_device_lost = [state](const absl::Status& status) {
+    OnDeviceLost(*state, status);
+  };
   auto server = Server::Start(*options, &Engine::Create);
   if (!server.ok()) return Fail(server.status(), ExitCodeOf(server.status()));
   state->serving = true;  // before the log says so: who reads it may send the signal at once
@@ -169,8 +198,9 @@ int Run() {
        {"mutual_tls", !options->security.tls_client_ca_file.empty()},
        {"bearer_token", !options->security.bearer_token_file.empty()},
        {"reflection", options->reflection}});
-  state->first.get_future().wait();
+  state->end.get_future().wait();
   (*server)->Drain();
+  if (state->device_lost) _exit(kExitDeviceLost);  // its memory cannot be given back
   server->reset();
   Log(LogLevel::kInfo, "stopped");
   return kExitOk;
@@ -185,7 +215,7 @@ int main(int argc, char** argv) {
       "  longdoc-server --model=NAME=DIRECTORY [--listen=HOST:PORT]\n"
       "  longdoc-server --config=FILE [--check_config]\n"
       "Exit codes: 0 drained after SIGTERM or SIGINT; 2 bad configuration or model; 3 device not "
-      "usable; 1 anything else");
+      "usable; 4 device lost; 1 anything else");
   absl::FlagsUsageConfig usage;
   usage.version_string = [] {
     return absl::StrCat("longdoc-server ", longdoc::service::kVersion, "\n");

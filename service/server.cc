@@ -196,7 +196,10 @@ absl::Status Server::Impl::StartEngine(const EngineFactory& make_engine) {
   metrics.AttachEngine(engine.get());
   Log(LogLevel::kInfo, "engine ready",
       {{"device", engine->DeviceDescription()},
-       {"memory_budget_bytes", engine->options().memory_budget_bytes}});
+       {"memory_budget_bytes", engine->memory_budget_bytes()}});
+  if (const std::string note = engine->DeviceNote(); !note.empty()) {
+    Log(LogLevel::kInfo, "no CUDA device", {{"message", note}});
+  }
   // Two at least: the chunks of a long document must not hold up a short text.
   const int threads = std::max(2, static_cast<int>(std::thread::hardware_concurrency()) / 4);
   tokenizers = std::make_unique<ThreadPool>("ld-token", threads);

@@ -26,9 +26,10 @@ namespace longdoc::service {
 // Exit codes of longdoc-server, documented in docs/operations.md.
 enum ExitCode {
   kExitOk = 0,
-  kExitOther = 1,      // also: a second signal during the drain
-  kExitBadConfig = 2,  // configuration, flags, files that they name, models
-  kExitNoDevice = 3,   // the device that was asked for cannot be used
+  kExitOther = 1,       // also: a second signal during the drain
+  kExitBadConfig = 2,   // configuration, flags, files that they name, models
+  kExitNoDevice = 3,    // the device that was asked for cannot be used
+  kExitDeviceLost = 4,  // the device failed while in use; a new process may use it again
 };
 
 class Server {

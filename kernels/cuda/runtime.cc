@@ -112,16 +112,23 @@ void Runtime::NoteError(cudaError_t error, const char* what) {
   const std::string text = Words(what, error);
   {
     std::lock_guard<std::mutex> lock(fault_mutex_);
-    if (fault_.is_lost || (!fault_.text.empty() && !is_lost)) return;  // the first one counts
-    fault_ = {text, is_lost};
+    if (!loss_.empty()) return;
+    if (!is_lost) {
+      faults_.emplace(std::this_thread::get_id(), text);  // the first one counts
+      return;
+    }
+    loss_ = text;
   }
-  if (is_lost && on_failure_) on_failure_(text);
+  if (on_failure_) on_failure_(text);
 }
 
 Runtime::Fault Runtime::TakeFault() {
   std::lock_guard<std::mutex> lock(fault_mutex_);
-  Fault fault = fault_;
-  if (!fault.is_lost) fault_ = {};
+  if (!loss_.empty()) return {loss_, true};
+  const auto mine = faults_.find(std::this_thread::get_id());
+  if (mine == faults_.end()) return {};
+  Fault fault{mine->second, false};
+  faults_.erase(mine);
   return fault;
 }
 

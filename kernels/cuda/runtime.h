@@ -10,9 +10,11 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -56,7 +58,8 @@ class Runtime {
     std::string text;      // empty: none
     bool is_lost = false;  // the device is lost
   };
-  // What went wrong since the last call, or the first loss of the device, from then on.
+  // What went wrong in calls of this thread since its last TakeFault, or the first loss of the
+  // device, from then on and on every thread.
   Fault TakeFault();
 
   // ---- memory ----------------------------------------------------------------------------------
@@ -110,7 +113,8 @@ class Runtime {
   cudaStream_t stream_ = nullptr;
 
   std::mutex fault_mutex_;
-  Fault fault_;
+  std::string loss_;                               // of the device; empty: none
+  std::map<std::thread::id, std::string> faults_;  // of calls, by their thread
 
   std::mutex staging_mutex_;
   Staging staging_[2];

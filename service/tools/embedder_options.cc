@@ -25,8 +25,9 @@ void AddEmbedderOptions(OptionParser& parser, EmbedderArgs* args) {
                    &args->dtype);
   parser.AddInt("threads", "N", "in-process worker threads; 0: one per core", 0, 1024,
                 &args->threads);
-  parser.AddChoice("device", {"auto", "cpu", "reference"},
-                   "in-process; reference is slow and plain", &args->device);
+  parser.AddString("device", "NAME",
+                   "in-process: auto, cpu, cuda, cuda:N or reference,\nwhich is slow and plain",
+                   &args->device);
   parser.AddInt("max-tokens", "N", "in-process limit of a document; see --overflow", 1,
                 int64_t{1} << 31, &args->max_tokens);
   AddServerOptions(parser, &args->remote);

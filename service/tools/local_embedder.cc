@@ -185,7 +185,7 @@ absl::StatusOr<v1::EstimateDocumentResponse> LocalEmbedder::Plan(int64_t tokens,
   out.set_activation_bytes(plan.activation_bytes);
   out.set_output_bytes(plan.output_bytes);
   out.set_peak_bytes(plan.peak_bytes);
-  out.set_memory_budget_bytes(engine_->options().memory_budget_bytes);
+  out.set_memory_budget_bytes(engine_->memory_budget_bytes());
   out.set_admissible(fits.ok());
   if (!fits.ok()) out.set_refusal(std::string(fits.message()));
   out.set_dense_flops(plan.dense_flops);

@@ -18,6 +18,7 @@ namespace longdoc::testing {
 
 inline std::unique_ptr<Engine> MakeEngine(EngineOptions options = {}) {
   if (options.num_threads == 0) options.num_threads = 2;
+  if (options.device == "auto") options.device = "cpu";  // on machines with a GPU, too
   absl::StatusOr<std::unique_ptr<Engine>> engine = Engine::Create(options);
   EXPECT_TRUE(engine.ok()) << engine.status();
   return *std::move(engine);

@@ -49,7 +49,7 @@ void DeclareOptions(OptionParser& parser, EncodeArgs* args) {
                    &args->text);
   parser.AddString("attention", "POLICY", kAttentionHelp, &args->attention);
   parser.AddChoice("dtype", {"auto", "f32", "bf16"}, "compute type", &args->dtype);
-  parser.AddChoice("device", {"auto", "cpu", "reference"}, "backend", &args->device);
+  parser.AddString("device", "NAME", "auto, cpu, cuda, cuda:N or reference", &args->device);
   parser.AddInt("threads", "N", "workers; 0: one per core", 0, 1024, &args->threads);
   parser.AddInt("repeat", "N", "timings of each length, after one to warm up;\nthe median counts",
                 1, 10000, &args->repeat);

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <string>
+#include <thread>
 
 #include "absl/strings/match.h"
 #include "tests/engine/cuda/cuda_helpers.h"
@@ -30,6 +31,9 @@ TEST(CudaFailure, ABadCallEndsItsStepAlone) {
   const absl::Status status = (*backend)->EndStep();
   EXPECT_EQ(status.code(), absl::StatusCode::kInternal);
   EXPECT_TRUE(absl::StartsWith(status.message(), "cuda: gated gelu: ")) << status;
+  EXPECT_TRUE((*backend)->EndStep().ok());
+  // Of another thread it is none of the worker's business.
+  std::thread([&] { (*backend)->GatedGelu(bad); }).join();
   EXPECT_TRUE((*backend)->EndStep().ok());
   EXPECT_TRUE((*backend)->Synchronize().ok());
   EXPECT_EQ(lost, 0);

@@ -53,6 +53,7 @@ constexpr char kEverything[] = R"(
   engine {
     device: "reference" compute_type: "f32" threads: 3 memory_budget_bytes: 1073741824
     max_queued_tokens: 100 max_queued_documents: 7 max_batch_tokens: 64
+    device_memory_bytes: 2147483648
   }
   limits {
     max_document_tokens: 1000 max_document_bytes: 2000 max_passages: 10 max_text_tokens: 300
@@ -87,6 +88,7 @@ TEST(ParseServerConfig, ReadsEveryField) {
   EXPECT_EQ(options->engine.compute_type, ComputeType::kF32);
   EXPECT_EQ(options->engine.num_threads, 3);
   EXPECT_EQ(options->engine.memory_budget_bytes, 1073741824);
+  EXPECT_EQ(options->engine.device_memory_bytes, int64_t{2} << 30);
   EXPECT_EQ(options->engine.max_queued_tokens, 100);
   EXPECT_EQ(options->engine.max_queued_tasks, 7);
   EXPECT_EQ(options->engine.max_batch_tokens, 64);
@@ -167,6 +169,10 @@ const BadConfig kBadConfigs[] = {
     {"models { name: \"a b\" directory: \"d\" }", "models.name"},
     {"models { name: \"a\" }", "models.directory"},
     {"engine { device: \"gpu\" }", "engine.device"},
+    {"engine { device: \"cuda:\" }", "engine.device"},
+    {"engine { device: \"cuda:-1\" }", "engine.device"},
+    {"engine { device: \"cuda:x\" }", "engine.device"},
+    {"engine { device_memory_bytes: 1 }", "engine.device_memory_bytes"},
     {"engine { compute_type: \"f16\" }", "engine.compute_type"},
     {"engine { threads: -1 }", "engine.threads"},
     {"engine { threads: 1025 }", "engine.threads"},
