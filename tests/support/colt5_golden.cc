@@ -1,6 +1,5 @@
 #include "tests/support/colt5_golden.h"
 
-#include <cstdlib>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <numeric>
@@ -8,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/base/check.h"
 #include "engine/model/safetensors.h"
+#include "tests/support/golden_manifest.h"
 #include "tests/support/golden_model.h"
 #include "tests/support/golden_random.h"
 #include "tests/support/safetensors_writer.h"
@@ -17,26 +17,12 @@ namespace {
 
 using nlohmann::json;
 
-std::string GoldenDir() { return absl::StrCat(LONGDOC_SOURCE_DIR, "/tests/golden/colt5"); }
-
-const json& Manifest() {
-  static const json& manifest = *new json([] {
-    std::ifstream in(absl::StrCat(GoldenDir(), "/manifest.json"));
-    LD_CHECK(in.good());
-    return json::parse(in);
-  }());
+const GoldenManifest& Manifest() {
+  static const GoldenManifest& manifest = *new GoldenManifest("colt5");
   return manifest;
 }
 
-const json& ManifestModel(const std::string& name) {
-  for (const json& model : Manifest()["models"]) {
-    if (model["name"] == name) return model;
-  }
-  LD_CHECK(!"no golden model of this name");
-  std::abort();
-}
-
-// The stored numbers of one case. PyTorch wrote them with the format's own library.
+// The stored numbers of one case.
 class CaseTensors {
  public:
   CaseTensors(const Checkpoint& checkpoint, int64_t tokens)
@@ -129,14 +115,10 @@ GoldenColt5Case LoadCase(const json& entry, const std::string& stream, const Col
 
 }  // namespace
 
-std::vector<std::string> GoldenColt5Names() {
-  std::vector<std::string> names;
-  for (const json& model : Manifest()["models"]) names.push_back(model["name"].get<std::string>());
-  return names;
-}
+std::vector<std::string> GoldenColt5Names() { return Manifest().Names(); }
 
 GoldenColt5 LoadGoldenColt5(const std::string& name) {
-  const json& model = ManifestModel(name);
+  const json& model = Manifest().Model(name);
   GoldenColt5 golden;
   golden.name = name;
   auto config = ParseColt5Config(model["config"].dump());
@@ -144,17 +126,16 @@ GoldenColt5 LoadGoldenColt5(const std::string& name) {
   golden.config = *std::move(config);
   golden.cls = Manifest()["cls"].get<int32_t>();
   golden.sep = Manifest()["sep"].get<int32_t>();
-  auto checkpoint = Checkpoint::Open(absl::StrCat(GoldenDir(), "/", name));
-  LD_CHECK(checkpoint.ok());
+  const auto checkpoint = Manifest().OpenNumbers(name);
   for (const json& entry : model["cases"]) {
     golden.cases.push_back(
-        LoadCase(entry, model["stream"].get<std::string>(), golden.config, **checkpoint));
+        LoadCase(entry, model["stream"].get<std::string>(), golden.config, *checkpoint));
   }
   return golden;
 }
 
 void WriteGoldenColt5(const std::string& name, const std::string& dir) {
-  const json& model = ManifestModel(name);
+  const json& model = Manifest().Model(name);
   const std::string stream = model["stream"].get<std::string>();
   SafetensorsWriter writer;
   for (const auto& [tensor, entry] : model["tensors"].items()) {

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/base/check.h"
 #include "engine/model/safetensors.h"
+#include "tests/support/golden_manifest.h"
 #include "tests/support/golden_random.h"
 #include "tests/support/safetensors_writer.h"
 
@@ -17,23 +18,9 @@ namespace {
 
 using nlohmann::json;
 
-std::string GoldenDir() { return absl::StrCat(LONGDOC_SOURCE_DIR, "/tests/golden/encoder"); }
-
-const json& Manifest() {
-  static const json& manifest = *new json([] {
-    std::ifstream in(absl::StrCat(GoldenDir(), "/manifest.json"));
-    LD_CHECK(in.good());
-    return json::parse(in);
-  }());
+const GoldenManifest& Manifest() {
+  static const GoldenManifest& manifest = *new GoldenManifest("encoder");
   return manifest;
-}
-
-const json& ManifestModel(const std::string& name) {
-  for (const json& model : Manifest()["models"]) {
-    if (model["name"] == name) return model;
-  }
-  LD_CHECK(!"no golden model of this name");
-  std::abort();
 }
 
 EncoderConfig ConfigOf(const json& model) {
@@ -137,20 +124,14 @@ void WriteConfig(const json& model, const std::string& dir) {
 
 }  // namespace
 
-std::vector<std::string> GoldenModelNames() {
-  std::vector<std::string> names;
-  for (const json& model : Manifest()["models"]) names.push_back(model["name"].get<std::string>());
-  return names;
-}
+std::vector<std::string> GoldenModelNames() { return Manifest().Names(); }
 
 GoldenModel LoadGoldenModel(const std::string& name) {
-  const json& model = ManifestModel(name);
+  const json& model = Manifest().Model(name);
   GoldenModel golden;
   golden.name = name;
   golden.config = ConfigOf(model);
-  // PyTorch wrote these with the format's own library, so this reads real files too.
-  auto vectors = Checkpoint::Open(absl::StrCat(GoldenDir(), "/", name));
-  LD_CHECK(vectors.ok());
+  const auto vectors = Manifest().OpenNumbers(name);
   const int64_t c = golden.config.hidden_size;
   for (const json& entry : model["cases"]) {
     GoldenCase one;
@@ -164,7 +145,7 @@ GoldenModel LoadGoldenModel(const std::string& name) {
       one.ranges.emplace_back(range[0].get<int64_t>(), range[1].get<int64_t>());
     }
     const int64_t rows = static_cast<int64_t>(one.ranges.size());
-    auto view = (*vectors)->Get(absl::StrCat("n", tokens), {rows, c});
+    auto view = vectors->Get(absl::StrCat("n", tokens), {rows, c});
     LD_CHECK(view.ok());
     const float* data = static_cast<const float*>(view->data);
     for (int64_t r = 0; r < rows; ++r) one.vectors.emplace_back(data + r * c, data + (r + 1) * c);
@@ -174,7 +155,7 @@ GoldenModel LoadGoldenModel(const std::string& name) {
 }
 
 void WriteGoldenModel(const std::string& name, const std::string& dir, const std::string& prefix) {
-  const json& model = ManifestModel(name);
+  const json& model = Manifest().Model(name);
   const int64_t c = model["hidden_size"].get<int64_t>();
   SafetensorsWriter writer;
   WeightMaker make(model, prefix, writer);
