@@ -59,8 +59,8 @@ struct EmbedArgs {
   uint16_t* out_bf16 = nullptr;  // as in AddLayerNormArgs
 };
 
-// out[s,:] = mean of rows [begin[s], end[s]) of x [T, C], for many spans at once; fp32, good to 1e-6
-// relative at 10^6 rows. Empty spans give 0.
+// out[s,:] = mean of rows [begin[s], end[s]) of x [T, C], for many spans at once; fp32, good to
+// 1e-6 relative at 10^6 rows. Empty spans give 0.
 struct PoolArgs {
   int64_t spans = 0, dim = 0, tokens = 0;
   const float* x = nullptr;        // [T, C] dense

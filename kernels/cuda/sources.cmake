@@ -25,6 +25,7 @@ set(LONGDOC_CUDA_SOURCES
 )
 # What needs more of the toolkit than the emulator has (cuBLASLt); by nvcc's build only.
 set(LONGDOC_CUDA_LIBRARY_SOURCES
+  cublaslt_library.cc
   gemm_cublaslt.cc
 )
 list(TRANSFORM LONGDOC_CUDA_SOURCES PREPEND ${CMAKE_CURRENT_LIST_DIR}/)
