@@ -1,6 +1,4 @@
-// Device, streams, graphs, and the launch of grids.
-#include <atomic>
-#include <chrono>
+// The device, its memory, and the launch of grids.
 #include <csignal>
 #include <cstdio>
 #include <cstring>
@@ -10,18 +8,7 @@
 #include "cuda_runtime.h"
 #include "device_memory.h"
 #include "emulation.h"
-
-struct CUgraph_st {
-  std::vector<std::function<cudaError_t()>> steps;
-};
-struct CUgraphExec_st : CUgraph_st {};
-struct CUstream_st {
-  CUgraph_st* capture = nullptr;
-};
-struct CUevent_st {
-  bool recorded = false;
-  std::chrono::steady_clock::time_point at;
-};
+#include "stream.h"
 
 namespace longdoc::kernels::cuda::emulation {
 namespace {
@@ -31,11 +18,6 @@ std::mutex launch_mutex;  // one grid at a time
 thread_local cudaError_t last_error = cudaSuccess;
 
 size_t MaxShared() { return (capability >= 9 ? 227 : 163) * 1024; }
-
-cudaError_t Note(cudaError_t error) {
-  if (error != cudaSuccess) last_error = error;
-  return error;
-}
 
 // Kernels that touch memory of nobody fail; other code crashes as usual.
 void OnFault(int signal, siginfo_t* info, void*) {
@@ -91,22 +73,16 @@ cudaError_t RunGrid(const dim3& grid, const dim3& threads, size_t shared_bytes,
   return cudaSuccess;
 }
 
-cudaError_t Enqueue(cudaStream_t stream, std::function<cudaError_t()> step) {
-  if (stream != nullptr && stream->capture != nullptr) {
-    stream->capture->steps.push_back(std::move(step));
-    return cudaSuccess;
-  }
-  return Note(step());
-}
-
 }  // namespace
 
 int Capability() { return capability; }
 void SetEmulatedCapability(int major) { capability = major >= 9 ? 9 : 8; }
 const char* LastFailure() { return block.failure.c_str(); }
 
-std::atomic<cudaError_t> late_error{cudaSuccess};
-void FailLater(cudaError_t error) { late_error = error; }
+cudaError_t Note(cudaError_t error) {
+  if (error != cudaSuccess) last_error = error;
+  return error;
+}
 
 cudaError_t LaunchGrid(dim3 grid, dim3 threads, size_t shared_bytes, cudaStream_t stream,
                        std::function<void()> body) {
@@ -319,91 +295,4 @@ cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stre
     std::memset(to, value, bytes);
     return cudaSuccess;
   });
-}
-
-// ---- streams, events, graphs --------------------------------------------------------------------
-
-cudaError_t cudaStreamCreate(cudaStream_t* stream) {
-  *stream = new CUstream_st;
-  return cudaSuccess;
-}
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
-  return cudaStreamCreate(stream);
-}
-cudaError_t cudaStreamDestroy(cudaStream_t stream) {
-  if (stream == nullptr) return Note(cudaErrorInvalidResourceHandle);
-  delete stream->capture;
-  delete stream;
-  return cudaSuccess;
-}
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaStreamQuery(cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return cudaSuccess; }
-cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
-  *status = stream != nullptr && stream->capture != nullptr ? cudaStreamCaptureStatusActive
-                                                            : cudaStreamCaptureStatusNone;
-  return cudaSuccess;
-}
-cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void* data) {
-  return Enqueue(stream, [=] {
-    function(data);
-    return cudaSuccess;
-  });
-}
-cudaError_t cudaEventCreate(cudaEvent_t* event) {
-  *event = new CUevent_st;
-  return cudaSuccess;
-}
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
-  return cudaEventCreate(event);
-}
-cudaError_t cudaEventDestroy(cudaEvent_t event) {
-  delete event;
-  return cudaSuccess;
-}
-cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
-  return Enqueue(stream, [=] {
-    event->recorded = true;
-    event->at = std::chrono::steady_clock::now();
-    return cudaSuccess;
-  });
-}
-cudaError_t cudaEventSynchronize(cudaEvent_t) {
-  return Note(longdoc::kernels::cuda::emulation::late_error.exchange(cudaSuccess));
-}
-cudaError_t cudaEventQuery(cudaEvent_t) { return cudaSuccess; }
-cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEvent_t end) {
-  if (!start->recorded || !end->recorded) return Note(cudaErrorInvalidResourceHandle);
-  *milliseconds = std::chrono::duration<float, std::milli>(end->at - start->at).count();
-  return cudaSuccess;
-}
-cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
-  if (stream == nullptr || stream->capture != nullptr) return Note(cudaErrorInvalidValue);
-  stream->capture = new CUgraph_st;
-  return cudaSuccess;
-}
-cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
-  if (stream == nullptr || stream->capture == nullptr) return Note(cudaErrorInvalidValue);
-  *graph = stream->capture;
-  stream->capture = nullptr;
-  return cudaSuccess;
-}
-cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {
-  *exec = new CUgraphExec_st{*graph};
-  return cudaSuccess;
-}
-cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
-  for (const auto& step : exec->steps) {
-    const cudaError_t error = Enqueue(stream, step);
-    if (error != cudaSuccess) return error;
-  }
-  return cudaSuccess;
-}
-cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
-  delete graph;
-  return cudaSuccess;
-}
-cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
-  delete exec;
-  return cudaSuccess;
 }
