@@ -30,19 +30,41 @@ constexpr size_t kMaxModels = 64;
 // Keeps the first error; lines and columns counted from 1, as editors do.
 class FirstError final : public google::protobuf::io::ErrorCollector {
  public:
+  explicit FirstError(const std::string& name) : name_(name) {}
   void AddError(int line, google::protobuf::io::ColumnNumber column,
                 const std::string& message) override {
     if (!text_.empty()) return;
     std::string lowered = message;
     if (!lowered.empty()) lowered[0] = absl::ascii_tolower(lowered[0]);
     while (!lowered.empty() && lowered.back() == '.') lowered.pop_back();
-    text_ = absl::StrFormat("configuration, line %d column %d: %s", line + 1, column + 1, lowered);
+    text_ = absl::StrFormat("%s, line %d column %d: %s", name_, line + 1, column + 1, lowered);
   }
   const std::string& text() const { return text_; }
 
  private:
+  const std::string& name_;
   std::string text_;
 };
+
+// Adds the text's fields to `config`. A field may not stand twice in one text, so every text is
+// parsed alone; merged by Merge and not by MergeFrom, so that a value equal to the proto's default
+// (false, 0) counts, too.
+absl::Status ParseText(const ConfigText& text, pb::ServerConfig* config) {
+  if (text.text.size() > kMaxConfigBytes) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "%s must be at most %d bytes; it is %d", text.name, kMaxConfigBytes, text.text.size()));
+  }
+  google::protobuf::TextFormat::Parser parser;
+  FirstError errors(text.name);
+  parser.RecordErrorsTo(&errors);
+  parser.SetRecursionLimit(16);
+  pb::ServerConfig alone;
+  if (parser.ParseFromString(text.text, &alone) && parser.MergeFromString(text.text, config)) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(errors.text().empty() ? text.name + " cannot be parsed"
+                                                          : errors.text());
+}
 
 // Copies `value` to `target` if it is set (not 0) and within [low, high].
 absl::Status ReadInt(const char* field, int64_t value, int64_t low, int64_t high, int64_t* target) {
@@ -265,19 +287,12 @@ absl::Status ApplyComputeType(const std::string& compute_type, EngineOptions* en
 }
 
 absl::StatusOr<ServerOptions> ParseServerConfig(std::string_view text_proto) {
-  if (text_proto.size() > kMaxConfigBytes) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "configuration must be at most %d bytes; it is %d", kMaxConfigBytes, text_proto.size()));
-  }
+  return ParseServerConfig({ConfigText{"configuration", std::string(text_proto)}});
+}
+
+absl::StatusOr<ServerOptions> ParseServerConfig(const std::vector<ConfigText>& texts) {
   pb::ServerConfig config;
-  google::protobuf::TextFormat::Parser parser;
-  FirstError errors;
-  parser.RecordErrorsTo(&errors);
-  parser.SetRecursionLimit(16);
-  if (!parser.ParseFromString(std::string(text_proto), &config)) {
-    return absl::InvalidArgumentError(errors.text().empty() ? "configuration cannot be parsed"
-                                                            : errors.text());
-  }
+  for (const ConfigText& text : texts) RETURN_IF_ERROR(ParseText(text, &config));
   ServerOptions options;
   RETURN_IF_ERROR(ReadAddresses(config, &options));
   RETURN_IF_ERROR(ReadModels(config, &options));

@@ -73,6 +73,19 @@ struct ServerOptions {
 // value; for syntax errors and unknown fields, line and column. Relations between fields are left
 // to CheckServerOptions, because flags may still change them.
 absl::StatusOr<ServerOptions> ParseServerConfig(std::string_view text_proto);
+
+// A text and what errors call it.
+struct ConfigText {
+  std::string name;
+  std::string text;
+};
+// Several texts: where two set a field, the later one wins; models are added up.
+absl::StatusOr<ServerOptions> ParseServerConfig(const std::vector<ConfigText>& texts);
+// The texts of --config: of a file, or, in the order of their names, of a directory's files
+// *.textproto (hidden ones left out). NOT_FOUND for what cannot be read and for a directory without
+// any.
+absl::StatusOr<std::vector<ConfigText>> ReadConfigFiles(const std::string& path);
+
 // What must hold once flags are applied: at least one model; plain text on an address that is not
 // loopback only with allow_insecure; certificate and key together; the other security files need
 // what they stand on; no default time to live beyond the longest. INVALID_ARGUMENT naming the

@@ -7,7 +7,6 @@
 #include <chrono>
 #include <cstdio>
 #include <exception>
-#include <fstream>
 #include <future>
 #include <memory>
 #include <string>
@@ -29,7 +28,8 @@
 #include "service/version.h"
 
 ABSL_FLAG(std::string, config, "",
-          "file with the configuration: text-format longdoc.config.v1.ServerConfig");
+          "file with the configuration, text-format longdoc.config.v1.ServerConfig; or a directory "
+          "of such files, *.textproto, of which later names win");
 ABSL_FLAG(std::vector<std::string>, model, {},
           "models to serve, NAME=DIRECTORY[,NAME=DIRECTORY...]; instead of the file's");
 ABSL_FLAG(std::string, listen, "", "HOST:PORT for gRPC (default 127.0.0.1:50051)");
@@ -49,14 +49,8 @@ namespace {
 absl::StatusOr<ServerOptions> ReadConfig() {
   const std::string path = absl::GetFlag(FLAGS_config);
   if (path.empty()) return ParseServerConfig("");
-  std::ifstream in(path, std::ios::binary);
-  if (!in) return absl::NotFoundError(absl::StrCat("--config: cannot open ", path));
-  // One byte more than the limit is enough for ParseServerConfig to refuse.
-  std::string text((1 << 20) + 1, '\0');
-  in.read(text.data(), static_cast<std::streamsize>(text.size()));
-  if (in.bad()) return absl::NotFoundError(absl::StrCat("--config: cannot read ", path));
-  text.resize(static_cast<size_t>(in.gcount()));
-  return ParseServerConfig(text);
+  ASSIGN_OR_RETURN(const std::vector<ConfigText> texts, ReadConfigFiles(path));
+  return ParseServerConfig(texts);
 }
 
 // Flags win over the file.
@@ -213,7 +207,7 @@ int main(int argc, char** argv) {
   absl::SetProgramUsageMessage(
       "gRPC server that embeds very long documents.\n"
       "  longdoc-server --model=NAME=DIRECTORY [--listen=HOST:PORT]\n"
-      "  longdoc-server --config=FILE [--check_config]\n"
+      "  longdoc-server --config=FILE|DIRECTORY [--check_config]\n"
       "Exit codes: 0 drained after SIGTERM or SIGINT; 2 bad configuration or model; 3 device not "
       "usable; 4 device lost; 1 anything else");
   absl::FlagsUsageConfig usage;

@@ -18,6 +18,7 @@ target_link_libraries(longdoc_metrics
 
 longdoc_add_library(service_config
   ${CMAKE_CURRENT_LIST_DIR}/config.cc
+  ${CMAKE_CURRENT_LIST_DIR}/config_files.cc
   ${CMAKE_CURRENT_LIST_DIR}/config_format.cc
 )
 target_link_libraries(longdoc_service_config

@@ -137,6 +137,7 @@ TEST(ServerProcess, ExitCodes) {
       {With(ServeFlags(), {"--config=" + bad}), 2, "limits.max_texts"},
       {With(ServeFlags(), {"--config=" + unknown}), 2, "line 2"},
       {With(ServeFlags(), {"--config=/nowhere/file"}), 2, "/nowhere/file"},
+      {With(ServeFlags(), {"--config=" LONGDOC_SOURCE_DIR "/docs"}), 2, "no files *.textproto"},
       {{"--check_config"}, 2, "at least one"},
       {{"--check_config", "--model=m=/nowhere"}, 2, "/nowhere/config.json"},
       {{"--model=m=/nowhere", "--listen=127.0.0.1:0", "--metrics_listen=off"}, 2, "/nowhere"},
