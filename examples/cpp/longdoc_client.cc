@@ -148,7 +148,7 @@ Outcome LongdocClient::Run(Seconds deadline, bool retry, const Call& call) {
   const std::string request_id = RandomHex(32);
   // W3C Trace Context of a new trace. Within a trace, pass on the one of the current span.
   const std::string traceparent = "00-" + RandomHex(32) + "-" + RandomHex(16) + "-01";
-  for (int attempt = 0;; ++attempt) {
+  for (int attempt = 0;;) {
     grpc::ClientContext context;  // one for each attempt
     context.set_deadline(end);
     context.AddMetadata("x-request-id", request_id);
@@ -159,6 +159,8 @@ Outcome LongdocClient::Run(Seconds deadline, bool retry, const Call& call) {
     const double delay = policy_.Delay(outcome, attempt);
     if (delay < 0 || Clock::now() + Seconds(delay) >= end) return outcome;
     std::this_thread::sleep_for(Seconds(delay));
+    // Load does not wear out the attempts.
+    if (outcome.code != grpc::StatusCode::RESOURCE_EXHAUSTED) ++attempt;
   }
 }
 

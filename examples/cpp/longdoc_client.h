@@ -33,7 +33,7 @@ struct RetryPolicy {
   double first_backoff = 0.1;
   double max_backoff = 5;
 
-  // Seconds until attempt number attempt + 1 (the first is 0); negative: there is none.
+  // Seconds until the next attempt, after `attempt` earlier failures; negative: there is none.
   double Delay(const Outcome& outcome, int attempt) const;
 };
 

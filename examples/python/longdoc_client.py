@@ -68,7 +68,7 @@ class RetryPolicy:
     max_backoff: float = 5.0
 
     def delay(self, failure, attempt):
-        """Seconds until attempt number attempt + 1 (the first is 0); None: there is none."""
+        """Seconds until the next attempt, after `attempt` earlier failures; None: there is none."""
         if failure.code == grpc.StatusCode.RESOURCE_EXHAUSTED:
             if failure.retry_delay is None:
                 return None  # does not fit this server, now or later
@@ -110,6 +110,7 @@ class Caller:
 
         def options():
             return {"timeout": end - time.monotonic(), "metadata": metadata}
+
         attempt = 0
         while True:
             try:
@@ -121,7 +122,8 @@ class Caller:
                     raise failure from error
                 self._on_retry(failure, delay)
                 time.sleep(delay)
-                attempt += 1
+                if failure.code != grpc.StatusCode.RESOURCE_EXHAUSTED:
+                    attempt += 1  # load does not wear out the attempts
 
 
 def open_document(document):
