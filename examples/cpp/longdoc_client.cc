@@ -184,8 +184,11 @@ Outcome LongdocClient::EmbedDocument(const v1::DocumentHeader& header, const Ope
     };
     return Exchange<v1::EmbedDocumentRequest, v1::EmbedDocumentResponse>(
         context, stream.get(), write, [&](v1::EmbedDocumentResponse* response) {
-          for (auto& passage : *response->mutable_passages()->mutable_passages()) {
-            answer->passages.push_back(std::move(passage));
+          // Only what is there: mutable_passages() of another kind of message would replace it.
+          if (response->has_passages()) {
+            for (auto& passage : *response->mutable_passages()->mutable_passages()) {
+              answer->passages.push_back(std::move(passage));
+            }
           }
           if (response->has_result()) answer->result = response->result();
         });

@@ -100,8 +100,8 @@ class Caller:
         self._on_retry = on_retry or (lambda failure, delay: None)
 
     def run(self, call, deadline_seconds, retry=True, traceparent=None, request_id=None):
-        """Returns what call(attempt, options) returns, as soon as it succeeds. `options()` makes the
-        keyword arguments of an RPC: what is left of the deadline, and metadata."""
+        """Returns what call(attempt, options) returns, as soon as it succeeds. `options()` makes
+        the keyword arguments of an RPC: what is left of the deadline, and metadata."""
         request_id = request_id or secrets.token_hex(16)
         metadata = [("x-request-id", request_id), ("traceparent", traceparent or new_traceparent())]
         if self._authorization:
@@ -189,7 +189,7 @@ class Client:
         return self._caller.run(call, deadline_seconds, retry=False, **tracing)
 
     def deadline_for(self, tokens, model=""):
-        """Seconds to allow for a document of so many tokens: the server knows its speed and queue."""
+        """Seconds to allow for a document: the server knows its speed and its queue."""
         request = models.EstimateDocumentRequest(model=model, tokens=tokens)
 
         def call(attempt, options):
@@ -291,7 +291,7 @@ class KeptDocuments:
                       key=lambda address: hashlib.sha256(f"{address} {key}".encode()).digest())
 
     def score(self, key, document, candidates, methods=(), deadline_seconds=600, **tracing):
-        """Scores in the order of the candidates. `key` stands for the content: its hash, or an id."""
+        """Scores in the order of the candidates. `key` stands for the content: a hash, an id."""
         servers = self.servers_of(key)
 
         def call(attempt, options):

@@ -268,7 +268,7 @@ def report(counts, servers):
     for server in servers:
         for line in server.log("rpc"):
             lines[line["code"]] += 1
-            # Of a kept document the scores are the answer; it may have to be encoded more than once.
+            # Of a kept document the scores are the answer; it may be encoded more than once.
             if line["code"] == "OK" and line["rpc"] != "EncodeDocument":
                 answers[line["request_id"]] += 1
     for kind, sent in sorted(counts.sent.items()):
