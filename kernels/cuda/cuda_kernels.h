@@ -18,6 +18,7 @@
 #include "kernels/cpu_kernels.h"
 #include "kernels/decode.h"
 #include "kernels/routing.h"
+#include "kernels/similarity.h"
 
 namespace longdoc::kernels::cuda {
 
@@ -100,6 +101,15 @@ struct NoteRoutedArgs {
   bool compare = false;
 };
 cudaError_t NoteRouted(const NoteRoutedArgs& args, cudaStream_t stream);
+
+// ---- late interaction, see kernels/similarity.h -------------------------------------------------
+
+// Columns up to 2^22, rows of a tile up to 2^31 - 1; scratch: the bytes below.
+int64_t ColumnMaximaWorkspaceBytes(int64_t rows, int64_t columns);
+cudaError_t ColumnMaxima(const ColumnMaximaArgs& args, cudaStream_t stream);
+// Up to 2^16 - 1 candidates in one call.
+cudaError_t SumMaxima(const SumMaximaArgs& args, cudaStream_t stream);
+cudaError_t UnitRows(const UnitRowsArgs& args, cudaStream_t stream);
 
 // ---- decoder, see kernels/decode.h --------------------------------------------------------------
 //

@@ -22,6 +22,7 @@ set(LONGDOC_CUDA_SOURCES
   mqa_plan.cc
   mqa_store.cu
   sample.cu
+  similarity.cu
 )
 # What needs more of the toolkit than the emulator has (cuBLASLt); by nvcc's build only.
 set(LONGDOC_CUDA_LIBRARY_SOURCES

@@ -5,6 +5,7 @@
 
 #include "kernels/attention.h"
 #include "kernels/cpu_kernels.h"
+#include "kernels/similarity.h"
 
 namespace longdoc::kernels::reference {
 
@@ -27,6 +28,9 @@ void MqaStore(const MqaStoreArgs& args);
 void MqaPartial(const MqaPartialArgs& args);
 void MqaMerge(const MqaMergeArgs& args);
 void LogSoftmaxTile(const LogSoftmaxTileArgs& args);
+void ColumnMaxima(const ColumnMaximaArgs& args);
+void SumMaxima(const SumMaximaArgs& args);
+void UnitRows(const UnitRowsArgs& args);
 void MeanPool(const float* x, int64_t dim, int64_t begin, int64_t end, float* out);
 
 }  // namespace longdoc::kernels::reference

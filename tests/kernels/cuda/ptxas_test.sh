@@ -17,6 +17,7 @@ expected=(
   'LayerNormRows 24' 'RmsNormRows 6' 'GatedGeluRows 8' 'ConvertRows 16' 'ScatterAddRows 2' 'PoolSpans 2'
   'CountKernel 1' 'TallyKernel 1' 'ChooseKernel 1' 'WeighKernel 1' 'RouteShort 1'
   'LogSoftmaxTileRows 1' 'SampleStats 1' 'SampleDraw 1'
+  'StripMaxima 1' 'RangeMaxima 1' 'SumSpanMaxima 1' 'ScaleUnitRows 2'
 )
 architectures='sm_80 sm_90a'
 

@@ -15,12 +15,13 @@ set(LONGDOC_PARITY_SOURCES
   parity_primitives.cu
   parity_routing.cc
   parity_sample.cc
+  parity_similarity.cc
   parity_wgmma.cu
 )
 # Tests of the emulator itself; not on a device.
 set(LONGDOC_EMULATOR_SOURCES
   emulator_checks.cu
 )
-set(LONGDOC_PARITY_GROUPS attention decode dense gemm primitives routing sample)
+set(LONGDOC_PARITY_GROUPS attention decode dense gemm primitives routing sample similarity)
 list(TRANSFORM LONGDOC_PARITY_SOURCES PREPEND ${CMAKE_CURRENT_LIST_DIR}/)
 list(TRANSFORM LONGDOC_EMULATOR_SOURCES PREPEND ${CMAKE_CURRENT_LIST_DIR}/)
