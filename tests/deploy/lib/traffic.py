@@ -4,10 +4,12 @@ What the server answers is collected by reason, from the trailing metadata of ca
 status of items, so that a test can compare it with the list in docs/api.md.
 """
 import contextlib
+import re
 import threading
 import time
 
 import grpc
+from harness import wait_until
 from longdoc.v1 import common_pb2 as common
 from longdoc.v1 import document_service_pb2 as documents
 from longdoc.v1 import document_service_pb2_grpc as documents_grpc
@@ -140,6 +142,12 @@ class Traffic:
             inputs=[embedding.TextInput(text=text) for text in inputs], **fields),
                          items=lambda answer: answer.items)
 
+    def wait_for_metric(self, series, value):
+        """Until the server exports that value, or a larger one."""
+        pattern = re.compile(rf"^{re.escape(series)} (\S+)$", re.MULTILINE)
+        wait_until(f"{series} {value}", lambda: float(
+            pattern.search(self.server.get("/metrics")[1]).group(1)) >= value, interval=0.1)
+
     # --- What succeeds: all RPCs, truncation, reuse, attention policies.
     def successes(self):
         self.texts("texts", b"a short text", b"another one", text_of(20))
@@ -247,8 +255,8 @@ class Traffic:
         self.get_document("never here", prefix + "0" * 32)
         self.get_document("of another server", "documents/0123456789abcdef-" + "0" * 32)
         short = self.keep(text_of(34), model="colt5-tiny", ttl=1)
-        time.sleep(2.2)  # freed within a second after the time to live
-        self.get_document("expired", short)
+        wait_until("the document has expired",
+                   lambda: self.get_document("expired", short) is None, interval=0.2)
 
     def _scores(self):
         name = self.keep(text_of(60), model="colt5-tiny")
@@ -281,21 +289,25 @@ class Traffic:
         with contextlib.ExitStack() as stack:
             for _ in range(MAX_STREAMS):
                 stack.enter_context(self.open_stream())
-            time.sleep(0.2)
+            self.wait_for_metric("longdoc_streams_open", MAX_STREAMS)
             self.document("streams", b"abc")
         self._stalled_reader()
         with self.open_stream():  # is cancelled by us as it closes
-            time.sleep(0.1)
+            self.wait_for_metric("longdoc_streams_open", 1)
         self.document("deadline", b"abc", timeout=0.3, pause=0.6)
 
     @contextlib.contextmanager
     def open_stream(self):
-        """A document stream that has sent a header and then waits."""
+        """A document stream that stays open: a byte now and then holds off the idle timeout."""
         done = threading.Event()
 
         def messages():
             yield embedding.EmbedDocumentRequest(header=embedding.DocumentHeader())
-            done.wait(20)
+            for offset in range(100):
+                if done.wait(0.3):
+                    return
+                yield embedding.EmbedDocumentRequest(
+                    chunk=embedding.DocumentChunk(offset=offset, text=b"a"))
         call = self.embed.EmbedDocument(messages(), metadata=self.metadata, timeout=30)
         try:
             yield call
@@ -313,20 +325,19 @@ class Traffic:
             yield embedding.EmbedDocumentRequest(
                 chunk=embedding.DocumentChunk(token_ids=ids(10_000)))
         call = self.embed.EmbedDocument(messages(), metadata=self.metadata, timeout=30)
-        time.sleep(3)
+        self.wait_for_metric('longdoc_rejected_total{reason="read_stalled"}', 1)
         try:
             for _ in call:
                 pass
         except grpc.RpcError as error:
             self.note("a client that does not read", error)
 
-    def drain(self):
-        """SIGTERM while a stream is open, and a request meanwhile. The server ends afterwards."""
+    @contextlib.contextmanager
+    def draining(self):
+        """SIGTERM while a stream is open, and a request meanwhile; within, the server drains."""
         with self.open_stream():
-            time.sleep(0.2)
+            self.wait_for_metric("longdoc_streams_open", 1)
             self.server.signal()
-            deadline = time.monotonic() + 5
-            while "DRAINING" not in self.reasons and time.monotonic() < deadline:
-                self.call("while it drains", self.models.ListModels, models.ListModelsRequest())
-                time.sleep(0.02)
+            wait_until("a request is refused", lambda: self.call(
+                "while it drains", self.models.ListModels, models.ListModelsRequest()) is None)
             yield
