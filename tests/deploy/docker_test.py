@@ -229,7 +229,7 @@ class Run(unittest.TestCase):
         cls.root = cls.work / "root"
         entry, = json.loads(inherited("cpu", "ENTRYPOINT")[-1])
         cls.server = entry
-        cls.put(SERVER, entry)
+        cls.put(os.path.realpath(SERVER), entry)
         # Packages know files of the C library under /lib; the image has the link to /usr/lib as Debian does.
         for directory in ("lib", "lib64"):
             (cls.root / "usr" / directory).mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ import health_pb2_grpc
 from longdoc.v1 import embedding_service_pb2, embedding_service_pb2_grpc
 
 import harness
+import kustomize
 import manifests
 from manifests import KUBERNETES, OVERLAYS, mounted_config_map, only, render, server_container
 
@@ -194,6 +195,53 @@ class Kubernetes(unittest.TestCase):
                                                 + int(config["max_message_bytes"]))
         used = value("longdoc_resident_memory_peak_bytes") - value("longdoc_document_memory_peak_bytes")
         self.assertLess(used, for_itself - streams)
+
+
+class Documentation(unittest.TestCase):
+    """What README.md and docs/operations.md tell people to type, in a copy of deploy/."""
+
+    def setUp(self):
+        scratch = harness.scratch_directory()
+        self.work = scratch.__enter__()
+        self.addCleanup(scratch.__exit__, None, None, None)
+        self.clone = self.work / "longdoc"
+        shutil.copytree(KUBERNETES.parent, self.clone / "deploy")
+        (self.clone / "build").mkdir()
+        (self.clone / "build" / "bin").symlink_to(os.path.abspath(os.path.dirname(SERVER)))
+
+    def test_ten_lines_of_the_readme(self):
+        models = self.work / "models"
+        models.mkdir()
+        harness.make_model(models, "colt5-tiny").rename(models / "default")
+        text = (harness.REPO / "README.md").read_text()
+        block = re.search(r"## Deploying it\n```\n(.*?)```", text, re.S)[1]
+        lines = [line for line in block.splitlines() if not line.startswith(("docker", "kubectl"))]
+        self.assertLessEqual(len(block.splitlines()), 10)
+        script = "\n".join(lines).replace("MODELS", str(models)).replace("REGISTRY", "ours")
+        subprocess.run(["bash", "-ec", script], cwd=self.clone, check=True)
+        applied, = re.findall(r"kubectl apply --server-side -k (\S+)", block)
+        objects = manifests.build(self.clone / "deploy" / "kubernetes" / applied)
+        self.assertEqual(server_container(objects)["image"], re.search(r"-t (\S+)", block)[1]
+                         .replace("REGISTRY", "ours"))
+        for path in (models / "default").iterdir():
+            self.assertIn(f"  default/{path.name}\n", mounted_config_map(objects, "checksums")["models.sha256"])
+        # Smaller than the model that the repository's numbers are for.
+        self.assertNotEqual(server_container(objects)["resources"], server_container(render("cpu"))["resources"])
+
+    def test_kustomization_of_the_manual(self):
+        text = (harness.REPO / "docs" / "operations.md").read_text()
+        block = re.search(r"### Kubernetes\n.*?```yaml\n(.*?)```", text, re.S)[1]
+        (self.work / "kustomization.yaml").write_text(block)
+        (self.work / "models.sha256").write_text("of ours\n")
+        objects = manifests.build(self.work)
+        self.assertEqual(mounted_config_map(objects, "checksums"), {"models.sha256": "of ours\n"})
+        self.assertEqual(server_container(objects)["image"], "REGISTRY/longdoc:0.1.0-cpu")
+        for kind in ("PodMonitor", "PrometheusRule", "ScaledObject"):
+            only(objects, kind)
+
+        def by_name(found):
+            return {(o["kind"], o["metadata"]["name"]): o for o in found}
+        self.assertEqual(by_name(objects), by_name(kustomize.build(self.work)))
 
 
 class Checksums(unittest.TestCase):

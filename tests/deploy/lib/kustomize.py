@@ -59,8 +59,11 @@ def _accumulate(directory, objects):
 def _generate(directory, generator, objects):
     data = {pathlib.Path(f).name: (directory / f).read_text() for f in generator["files"]}
     options = generator.get("options", {})
-    if generator.get("behavior") == "merge":
-        _find(objects, "ConfigMap", generator["name"])["data"].update(data)
+    if generator.get("behavior") in ("merge", "replace"):
+        there = _find(objects, "ConfigMap", generator["name"])["data"]
+        if generator["behavior"] == "replace":
+            there.clear()
+        there.update(data)
         return
     metadata = {"name": generator["name"]}
     if "labels" in options:
@@ -122,7 +125,8 @@ def _pod(item):
 def _set_images(item, images):
     for container in _pod(item).get("containers", []) + _pod(item).get("initContainers", []):
         for image in images:
-            if container["image"].split(":")[0] == image["name"]:
+            # By the name that the image has by now: the innermost kustomization may have changed it.
+            if container["image"].rsplit(":", 1)[0] == image["name"]:
                 container["image"] = f"{image['newName']}:{image['newTag']}"
 
 
