@@ -320,7 +320,9 @@ void Metrics::Encoded(const EncodeStats& stats) {
     impl_->tile_ratio->Observe(static_cast<double>(stats.tiles_computed) /
                                static_cast<double>(stats.tiles_dense));
   }
-  if (stats.planned_bytes > 0) {
+  // What the texts of one pass allocate is shared out by their tokens, plans are not: only an encode
+  // that had its pass to itself can be compared with its plan.
+  if (stats.planned_bytes > 0 && stats.batch_sequences <= 1) {
     impl_->memory_ratio->Observe(static_cast<double>(stats.peak_bytes) /
                                  static_cast<double>(stats.planned_bytes));
   }
