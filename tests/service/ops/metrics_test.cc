@@ -244,6 +244,9 @@ TEST(Metrics, EncodesStreamsAndModels) {
   stats.peak_bytes = 990;
   metrics.Encoded(stats);
   metrics.Encoded(EncodeStats());  // nothing planned: no observation, no division by zero
+  stats.tiles_dense = 0;
+  stats.batch_sequences = 8;
+  metrics.Encoded(stats);  // shared its pass: what it allocated alone is not known
   metrics.StreamsOpen(2);
   metrics.StreamsOpen(-1);
   metrics.StreamBufferedBytes(500);
