@@ -9,7 +9,6 @@
 #include <grpcpp/support/server_callback.h>
 
 #include <memory>
-#include <string_view>
 #include <utility>
 
 #include "service/executor.h"
@@ -27,19 +26,17 @@ template <typename Request, typename Session = StreamSession>
 class DocumentReactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>,
                               public StreamTransport {
  public:
-  DocumentReactor(ServiceContext& context, Rpc rpc, std::string_view name,
-                  grpc::CallbackServerContext& call, const absl::Status& admission,
-                  std::shared_ptr<Session> session)
+  DocumentReactor(ServiceContext& context, Rpc rpc, grpc::CallbackServerContext& call,
+                  const absl::Status& admission, std::shared_ptr<Session> session)
       : context_(context),
         call_(call),
-        timer_(context, rpc, name, AdoptRequestId(call)),
+        timer_(context, rpc, Identify(call)),
         session_(std::move(session)) {
     session_->Start(this, admission);
   }
-  DocumentReactor(ServiceContext& context, Rpc rpc, std::string_view name,
-                  grpc::CallbackServerContext& call, const absl::Status& admission,
-                  std::unique_ptr<DocumentCall> document_call)
-      : DocumentReactor(context, rpc, name, call, admission,
+  DocumentReactor(ServiceContext& context, Rpc rpc, grpc::CallbackServerContext& call,
+                  const absl::Status& admission, std::unique_ptr<DocumentCall> document_call)
+      : DocumentReactor(context, rpc, call, admission,
                         StreamSession::Create(context, std::move(document_call),
                                               PoolExecutor(context), SteadyDeadline(call))) {}
 
@@ -79,6 +76,7 @@ class DocumentReactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, g
             response, &response_, &own);
     // Fails only for messages beyond 2 GiB; an empty message would be no worse than a crash.
     if (!status.ok()) context_.metrics.Bug("response_serialization");
+    timer_.CountSent(static_cast<int64_t>(response_.Length()));
     ServerBidiReactor::StartWrite(&response_);
   }
   void Finish(const absl::Status& status) override {

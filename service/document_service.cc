@@ -25,29 +25,29 @@ class DocumentServiceImpl final : public DocumentServiceBase {
 
   grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* EncodeDocument(
       grpc::CallbackServerContext* call) override {
-    return new DocumentReactor<v1::EncodeDocumentRequest>(
-        context_, Rpc::kEncodeDocument, "EncodeDocument", *call, Authorize(authorize_, *call),
-        MakeEncodeCall(context_));
+    return new DocumentReactor<v1::EncodeDocumentRequest>(context_, Rpc::kEncodeDocument, *call,
+                                                          Authorize(authorize_, *call),
+                                                          MakeEncodeCall(context_));
   }
 
   grpc::ServerUnaryReactor* GetDocument(grpc::CallbackServerContext* call,
                                         const v1::GetDocumentRequest* request,
                                         v1::Document* response) override {
-    return Answer(context_, authorize_, call, Rpc::kGetDocument, "GetDocument",
+    return Answer(context_, authorize_, call, Rpc::kGetDocument, *request, *response,
                   [&] { return service::GetDocument(context_.documents, *request, response); });
   }
 
   grpc::ServerUnaryReactor* ListDocuments(grpc::CallbackServerContext* call,
                                           const v1::ListDocumentsRequest* request,
                                           v1::ListDocumentsResponse* response) override {
-    return Answer(context_, authorize_, call, Rpc::kListDocuments, "ListDocuments",
+    return Answer(context_, authorize_, call, Rpc::kListDocuments, *request, *response,
                   [&] { return service::ListDocuments(context_.documents, *request, response); });
   }
 
   grpc::ServerUnaryReactor* DeleteDocument(grpc::CallbackServerContext* call,
                                            const v1::DeleteDocumentRequest* request,
                                            v1::DeleteDocumentResponse* response) override {
-    return Answer(context_, authorize_, call, Rpc::kDeleteDocument, "DeleteDocument",
+    return Answer(context_, authorize_, call, Rpc::kDeleteDocument, *request, *response,
                   [&] { return service::DeleteDocument(context_.documents, *request, response); });
   }
 

@@ -28,15 +28,15 @@ class EmbeddingServiceImpl final : public EmbeddingServiceBase {
   grpc::ServerUnaryReactor* EmbedTexts(grpc::CallbackServerContext* call,
                                        const v1::EmbedTextsRequest* request,
                                        v1::EmbedTextsResponse* response) override {
-    return new JobReactor<TextJob>(context_, Rpc::kEmbedTexts, "EmbedTexts", *call,
-                                   Authorize(authorize_, *call), *request, response);
+    return new JobReactor<TextJob>(context_, Rpc::kEmbedTexts, *call, Authorize(authorize_, *call),
+                                   *request, response);
   }
 
   grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* EmbedDocument(
       grpc::CallbackServerContext* call) override {
-    return new DocumentReactor<v1::EmbedDocumentRequest>(
-        context_, Rpc::kEmbedDocument, "EmbedDocument", *call, Authorize(authorize_, *call),
-        MakeEmbedCall(context_));
+    return new DocumentReactor<v1::EmbedDocumentRequest>(context_, Rpc::kEmbedDocument, *call,
+                                                         Authorize(authorize_, *call),
+                                                         MakeEmbedCall(context_));
   }
 
  private:

@@ -159,7 +159,6 @@ void GenerateJob::OnToken(int32_t id, float log_prob) {
 
 void GenerateJob::OnDone(absl::StatusOr<GenerateResult> result) {
   if (!result.ok()) return Fail(WithDefaultReason(result.status()));
-  context_.metrics.StageSeconds(Stage::kQueue, result->stats.queue_seconds);
   v1::GenerateTextResponse response;
   v1::GenerateSummary& summary = *response.mutable_summary();
   summary.set_finish_reason(result->stopped ? v1::GenerateSummary::FINISH_REASON_END
@@ -167,6 +166,8 @@ void GenerateJob::OnDone(absl::StatusOr<GenerateResult> result) {
   summary.set_prompt_tokens(prompt_tokens_);
   summary.set_generated_tokens(static_cast<int64_t>(result->tokens.size()));
   std::lock_guard lock(mutex_);
+  RecordStage(context_, Stage::kQueue, result->stats.queue_seconds, &details_);
+  details_.score_seconds = result->stats.compute_seconds;
   if (final_) return;
   const double decoding = Seconds(last_token_at_ - first_token_at_);
   summary.set_decode_seconds(decoding);

@@ -7,8 +7,8 @@
 
 #include <cstdint>
 #include <memory>
-#include <string_view>
 
+#include "google/protobuf/message.h"
 #include "service/executor.h"
 #include "service/rpc_timer.h"
 #include "service/status.h"
@@ -20,15 +20,15 @@ template <typename Job>
 class JobReactor final : public grpc::ServerUnaryReactor {
  public:
   template <typename Request, typename Response>
-  JobReactor(ServiceContext& context, Rpc rpc, std::string_view name,
-             grpc::CallbackServerContext& call, const absl::Status& admission,
-             const Request& request, Response* response)
+  JobReactor(ServiceContext& context, Rpc rpc, grpc::CallbackServerContext& call,
+             const absl::Status& admission, const Request& request, Response* response)
       : call_(call),
-        timer_(context, rpc, name, AdoptRequestId(call)),
+        response_(*response),
+        timer_(context, rpc, Identify(call)),
         // A copy: a cancelled call ends, and its request with it, while a job may still read.
         job_(Job::Create(context, PoolExecutor(context), SteadyDeadline(call), Request(request),
                          response, [this](const absl::Status& status) { FinishCall(status); })) {
-    context.metrics.BytesReceived(static_cast<int64_t>(request.ByteSizeLong()));
+    timer_.CountReceived(static_cast<int64_t>(request.ByteSizeLong()));
     if (admission.ok()) {
       job_->Start();
     } else {
@@ -45,10 +45,12 @@ class JobReactor final : public grpc::ServerUnaryReactor {
  private:
   void FinishCall(const absl::Status& status) {
     timer_.SetStatus(status);
+    if (status.ok()) timer_.CountSent(static_cast<int64_t>(response_.ByteSizeLong()));
     Finish(ToGrpcStatus(status, call_));
   }
 
   grpc::CallbackServerContext& call_;
+  const google::protobuf::Message& response_;
   RpcTimer timer_;
   const std::shared_ptr<Job> job_;
 };

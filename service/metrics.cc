@@ -31,8 +31,8 @@ constexpr std::array<const char*, 13> kRpcNames = {
     "EstimateDocument", "EncodeDocument", "GetDocument", "ListDocuments", "DeleteDocument",
     "ScoreCandidates",  "RankDocuments",  "GenerateText"};
 // In the order of Stage; the last one is for a cancelled request whose stage nobody told.
-constexpr std::array<const char*, 6> kStageNames = {"receive", "tokenize", "queue",
-                                                    "encode",  "send",     "unknown"};
+constexpr std::array<const char*, kNumStages + 1> kStageNames = {"receive", "tokenize", "queue",
+                                                                 "encode",  "send",     "unknown"};
 constexpr std::array<const char*, 3> kStreamEventNames = {"read_paused", "idle_timeout",
                                                           "client_gone"};
 constexpr std::array<const char*, 4> kModeNames = {"tolerance", "exact", "window", "dense"};
@@ -276,6 +276,9 @@ void Metrics::Impl::AddDocumentSeries() {
 Metrics::Metrics() : impl_(std::make_unique<Impl>()) {}
 Metrics::~Metrics() = default;
 
+const char* RpcName(Rpc rpc) { return kRpcNames[static_cast<size_t>(rpc)]; }
+const char* StageName(Stage stage) { return kStageNames[static_cast<size_t>(stage)]; }
+
 void Metrics::RpcStarted(Rpc rpc) { impl_->running[static_cast<size_t>(rpc)]->Increment(); }
 
 void Metrics::RpcFinished(Rpc rpc, const absl::Status& status, double seconds,
@@ -320,8 +323,8 @@ void Metrics::Encoded(const EncodeStats& stats) {
     impl_->tile_ratio->Observe(static_cast<double>(stats.tiles_computed) /
                                static_cast<double>(stats.tiles_dense));
   }
-  // What the texts of one pass allocate is shared out by their tokens, plans are not: only an encode
-  // that had its pass to itself can be compared with its plan.
+  // What the texts of one pass allocate is shared out by their tokens, plans are not: only an
+  // encode that had its pass to itself can be compared with its plan.
   if (stats.planned_bytes > 0 && stats.batch_sequences <= 1) {
     impl_->memory_ratio->Observe(static_cast<double>(stats.peak_bytes) /
                                  static_cast<double>(stats.planned_bytes));

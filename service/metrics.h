@@ -33,7 +33,12 @@ enum class Rpc {
   kGenerateText
 };
 enum class Stage { kReceive, kTokenize, kQueue, kEncode, kSend };
+inline constexpr int kNumStages = 5;
 enum class StreamEvent { kReadPaused, kIdleTimeout, kClientGone };
+
+// The values of the labels `rpc` and `stage`: literals. The access log uses them too.
+const char* RpcName(Rpc rpc);
+const char* StageName(Stage stage);
 
 class Metrics {
  public:

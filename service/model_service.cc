@@ -26,9 +26,9 @@ class ModelServiceImpl final : public v1::ModelService::CallbackService {
       : context_(context), authorize_(std::move(authorize)) {}
 
   grpc::ServerUnaryReactor* ListModels(grpc::CallbackServerContext* call,
-                                       const v1::ListModelsRequest*,
+                                       const v1::ListModelsRequest* request,
                                        v1::ListModelsResponse* response) override {
-    return Answer(context_, authorize_, call, Rpc::kListModels, "ListModels", [&] {
+    return Answer(context_, authorize_, call, Rpc::kListModels, *request, *response, [&] {
       for (const auto& [name, model] : context_.models) {
         FillModel(context_, *model, response->add_models());
       }
@@ -39,24 +39,26 @@ class ModelServiceImpl final : public v1::ModelService::CallbackService {
   grpc::ServerUnaryReactor* GetModel(grpc::CallbackServerContext* call,
                                      const v1::GetModelRequest* request,
                                      v1::GetModelResponse* response) override {
-    return Answer(context_, authorize_, call, Rpc::kGetModel, "GetModel", [&]() -> absl::Status {
-      ASSIGN_OR_RETURN(std::shared_ptr<const Model> model, context_.FindModel(request->model()));
-      FillModel(context_, *model, response->mutable_model());
-      return absl::OkStatus();
-    });
+    return Answer(context_, authorize_, call, Rpc::kGetModel, *request, *response,
+                  [&]() -> absl::Status {
+                    ASSIGN_OR_RETURN(std::shared_ptr<const Model> model,
+                                     context_.FindModel(request->model()));
+                    FillModel(context_, *model, response->mutable_model());
+                    return absl::OkStatus();
+                  });
   }
 
   grpc::ServerUnaryReactor* EstimateDocument(grpc::CallbackServerContext* call,
                                              const v1::EstimateDocumentRequest* request,
                                              v1::EstimateDocumentResponse* response) override {
-    return Answer(context_, authorize_, call, Rpc::kEstimateDocument, "EstimateDocument",
+    return Answer(context_, authorize_, call, Rpc::kEstimateDocument, *request, *response,
                   [&] { return Estimate(context_, *request, response); });
   }
 
   grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* call,
                                      const v1::TokenizeRequest* request,
                                      v1::TokenizeResponse* response) override {
-    auto* reactor = new UnaryReactor(context_, *call, Rpc::kTokenize, "Tokenize");
+    auto* reactor = new UnaryReactor(context_, *call, Rpc::kTokenize, *request, *response);
     absl::Status admission = Admit(context_, authorize_, *call);
     if (!admission.ok()) {
       reactor->Complete(admission);
@@ -67,6 +69,7 @@ class ModelServiceImpl final : public v1::ModelService::CallbackService {
       absl::Status status = TokenizeText(
           context_, *request, [reactor] { return reactor->cancelled(); }, response);
       if (!status.ok()) response->Clear();  // here, not on a thread of gRPC: it may be large
+      reactor->details().tokens = response->tokens_size();
       reactor->Complete(status);
     });
     return reactor;

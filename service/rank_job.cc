@@ -66,7 +66,7 @@ absl::Status RankJob::Prepare() {
   context_.metrics.AttentionMode(options_.attention);
   std::lock_guard lock(mutex_);
   details_.model = model_->name();
-  details_.texts = count;
+  details_.items = count;
   outcomes_.assign(static_cast<size_t>(count), absl::InternalError("document without an outcome"));
   waiting_ = outcomes_.size();
   return absl::OkStatus();
@@ -134,7 +134,7 @@ absl::Status RankJob::StartText(const Query& query, int index, v1::TextInput& in
   } else {
     return Invalid("document has neither text nor token_ids", "EMPTY_INPUT");
   }
-  const int64_t bytes = piece.bytes();
+  const auto start = context_.timers.Now();
   ASSIGN_OR_RETURN(std::unique_ptr<DocumentIntake> intake,
                    DocumentIntake::Create(context_, model_, options_));
   do {
@@ -144,14 +144,17 @@ absl::Status RankJob::StartText(const Query& query, int index, v1::TextInput& in
   ASSIGN_OR_RETURN(TokenizedDocument document, intake->Finish());
   {
     std::lock_guard lock(mutex_);
-    details_.bytes += bytes;
+    RecordStage(context_, Stage::kTokenize, Seconds(context_.timers.Now() - start), &details_);
     details_.tokens += intake->num_tokens();
   }
   EncodeInline(context_, executor_, model_, scoring_.methods, options_, std::move(document), token_,
                nullptr,
                [self = shared_from_this(), query, index](absl::StatusOr<InlineDocument> encoded) {
                  if (!encoded.ok()) return self->OnOutcome(index, encoded.status());
-                 self->context_.metrics.Encoded(encoded->stats);
+                 {
+                   std::lock_guard lock(self->mutex_);
+                   RecordEncode(self->context_, encoded->stats, &self->details_);
+                 }
                  self->Score(query, index, encoded->document);
                });
   return absl::OkStatus();
@@ -159,6 +162,10 @@ absl::Status RankJob::StartText(const Query& query, int index, v1::TextInput& in
 
 void RankJob::Score(const Query& query, int index,
                     const std::shared_ptr<const KeptDocument>& document) {
+  {
+    std::lock_guard lock(mutex_);
+    if (scoring_since_ == Timers::TimePoint{}) scoring_since_ = context_.timers.Now();
+  }
   ScorePair(context_, document, query, scoring_, token_,
             [self = shared_from_this(), index](absl::StatusOr<std::vector<v1::Score>> scores) {
               if (!scores.ok()) return self->OnOutcome(index, scores.status());
@@ -174,6 +181,9 @@ void RankJob::OnOutcome(int index, absl::StatusOr<v1::Score> score) {
     if (response_ == nullptr) return;
     outcomes_[index] = std::move(score);
     if (--waiting_ > 0) return;
+    if (scoring_since_ != Timers::TimePoint{}) {
+      details_.score_seconds = Seconds(context_.timers.Now() - scoring_since_);
+    }
     FillResponse();
   }
   Finish(absl::OkStatus());

@@ -21,6 +21,7 @@
 #include "service/request_options.h"
 #include "service/rpc_timer.h"
 #include "service/scoring.h"
+#include "service/timer_queue.h"
 
 namespace longdoc::service {
 
@@ -77,6 +78,7 @@ class RankJob : public std::enable_shared_from_this<RankJob> {
   Done done_;
   std::vector<absl::StatusOr<v1::Score>> outcomes_;
   size_t waiting_ = 0;
+  Timers::TimePoint scoring_since_{};  // the first pair
   RpcDetails details_;
 };
 

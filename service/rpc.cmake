@@ -15,6 +15,7 @@ longdoc_add_library(session
   ${CMAKE_CURRENT_LIST_DIR}/rank_job.cc
   ${CMAKE_CURRENT_LIST_DIR}/request_options.cc
   ${CMAKE_CURRENT_LIST_DIR}/response_frames.cc
+  ${CMAKE_CURRENT_LIST_DIR}/rpc_timer.cc
   ${CMAKE_CURRENT_LIST_DIR}/score_machine.cc
   ${CMAKE_CURRENT_LIST_DIR}/score_session.cc
   ${CMAKE_CURRENT_LIST_DIR}/score_strand.cc
@@ -24,6 +25,7 @@ longdoc_add_library(session
   ${CMAKE_CURRENT_LIST_DIR}/stream_work.cc
   ${CMAKE_CURRENT_LIST_DIR}/text_job.cc
   ${CMAKE_CURRENT_LIST_DIR}/timer_queue.cc
+  ${CMAKE_CURRENT_LIST_DIR}/trace_context.cc
 )
 target_link_libraries(longdoc_session
   PUBLIC longdoc::engine longdoc::proto_messages longdoc::metrics longdoc::log

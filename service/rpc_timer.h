@@ -1,79 +1,73 @@
-// Accounts for one RPC: metrics, the count of running RPCs and one access-log line.
+// Accounts for one RPC: metrics, the count of running RPCs, and its one line in the access log.
 #pragma once
 
+#include <array>
 #include <chrono>
 #include <cstdint>
 #include <optional>
 #include <string>
-#include <string_view>
-#include <utility>
 
 #include "absl/status/status.h"
-#include "engine/base/error_reason.h"
+#include "engine/engine.h"
 #include "service/context.h"
-#include "service/log.h"
+#include "service/trace_context.h"
 
 namespace longdoc::service {
+
+// Whose call it is, from its metadata and its connection.
+struct CallIdentity {
+  std::string request_id;
+  TraceContext trace;
+  std::string peer;  // as gRPC writes addresses: "ipv4:10.0.0.7:41200"
+};
 
 // What the access log says of the request besides its outcome. Never text.
 struct RpcDetails {
   std::string model;
   std::string document_id;
-  int64_t bytes = 0;   // of content received
-  int64_t tokens = 0;  // encoded or returned
-  int64_t texts = 0;
+  int64_t bytes = 0;             // of content that a stream received
+  int64_t tokens = 0;            // encoded or returned
+  int64_t passages = 0;          // of the document
+  int64_t items = 0;             // texts, candidates or documents
   std::optional<Stage> reached;  // for cancelled_total
+  std::array<double, kNumStages> stage_seconds = {};
+  double score_seconds = 0;  // of scoring or generating
 };
+
+// A stage of the request is over: for the metrics, and for the access line. Of several texts that
+// pass a stage side by side the line gets the longest time.
+void RecordStage(ServiceContext& context, Stage stage, double seconds, RpcDetails* details);
+// So is an encode: kQueue, kEncode, and what the encode tells of attention and memory. Nothing for
+// one that was not needed.
+void RecordEncode(ServiceContext& context, const EncodeStats& stats, RpcDetails* details);
 
 // Owned by the reactor and destroyed with it (OnDone), on whatever thread. An RPC whose status was
 // never set counts as CANCELLED.
 class RpcTimer {
  public:
-  RpcTimer(ServiceContext& context, Rpc rpc, std::string_view name, std::string request_id)
-      : context_(context),
-        rpc_(rpc),
-        name_(name),
-        request_id_(std::move(request_id)),
-        start_(std::chrono::steady_clock::now()) {
-    context_.inflight_rpcs.fetch_add(1, std::memory_order_relaxed);
-    context_.metrics.RpcStarted(rpc_);
-  }
+  RpcTimer(ServiceContext& context, Rpc rpc, CallIdentity identity);
+  ~RpcTimer();
   RpcTimer(const RpcTimer&) = delete;
   RpcTimer& operator=(const RpcTimer&) = delete;
 
-  ~RpcTimer() {
-    const double seconds =
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
-    context_.metrics.RpcFinished(rpc_, status_, seconds, details_.reached);
-    const bool ours = status_.code() == absl::StatusCode::kInternal ||
-                      status_.code() == absl::StatusCode::kUnknown ||
-                      status_.code() == absl::StatusCode::kDataLoss;
-    Log(ours ? LogLevel::kError : LogLevel::kInfo, "rpc",
-        {{"rpc", name_},
-         {"request_id", request_id_},
-         {"code", absl::StatusCodeToString(status_.code())},
-         {"reason", ReasonOf(status_)},
-         {"message", std::string(status_.message())},
-         {"seconds", seconds},
-         {"model", details_.model},
-         {"document_id", details_.document_id},
-         {"bytes", details_.bytes},
-         {"tokens", details_.tokens},
-         {"texts", details_.texts}});
-    context_.inflight_rpcs.fetch_sub(1, std::memory_order_relaxed);
-  }
-
-  void SetStatus(absl::Status status) { status_ = std::move(status); }
+  void SetStatus(absl::Status status);
+  // Of whole messages; from one thread at a time. What a stream receives is counted by its session.
+  void CountReceived(int64_t bytes);
+  void CountSent(int64_t bytes) { bytes_sent_ += bytes; }
   RpcDetails& details() { return details_; }
-  const std::string& request_id() const { return request_id_; }
 
  private:
+  using Clock = std::chrono::steady_clock;
+  void WriteAccessLine(double seconds, double respond_seconds) const;
+
   ServiceContext& context_;
   const Rpc rpc_;
-  const std::string_view name_;  // a literal
-  const std::string request_id_;
-  const std::chrono::steady_clock::time_point start_;
-  absl::Status status_ = WithReason(absl::CancelledError("call was cancelled"), "CANCELLED");
+  const CallIdentity identity_;
+  const Clock::time_point start_ = Clock::now();
+  std::optional<Clock::time_point> status_at_;
+  absl::Status status_;
+  int64_t bytes_received_ = 0;
+  int64_t bytes_sent_ = 0;
   RpcDetails details_;
 };
 

@@ -203,7 +203,7 @@ void ScoreSession::FillSummaryLocked(v1::ScoreSummary* summary) const {
   summary->set_document(document_name_);
   summary->set_candidate_count(machine_.candidates());
   summary->set_failed_count(failed_candidates_);
-  summary->set_score_seconds(Seconds(last_score_at_ - first_candidate_at_));
+  summary->set_score_seconds(details_.score_seconds);
   if (document_name_.empty()) *summary->mutable_stats() = stats_;
 }
 

@@ -60,13 +60,11 @@ void ScoreSession::OnDocument(absl::StatusOr<InlineDocument> document) {
   if (!document.ok()) {
     return PostEvent({.kind = Kind::kFault, .status = WithDefaultReason(document.status())});
   }
-  context_.metrics.StageSeconds(Stage::kQueue, document->stats.queue_seconds);
-  context_.metrics.StageSeconds(Stage::kEncode, document->stats.compute_seconds);
-  context_.metrics.Encoded(document->stats);
   v1::EncodeStats encoded;
   FillEncodeStats(document->stats, &encoded);
   std::shared_ptr<const KeptDocument> dropped;  // destroyed without the mutex
   std::lock_guard lock(mutex_);
+  RecordEncode(context_, document->stats, &details_);
   if (released_) {
     dropped = std::move(document->document);
     return;
@@ -182,8 +180,9 @@ void ScoreSession::DeliverLocked(const Candidate& candidate, const absl::Status&
   FillItemStatus(status, out.mutable_status());
   for (v1::Score& score : scores) out.add_scores()->Swap(&score);
   if (!status.ok()) ++failed_candidates_;
-  ++details_.texts;
+  ++details_.items;
   last_score_at_ = timers_.Now();
+  details_.score_seconds = Seconds(last_score_at_ - first_candidate_at_);
   StepLocked({.kind = Kind::kScoreReady, .size = candidate.size});
 }
 

@@ -28,9 +28,9 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateTextRe
   GenerateReactor(ServiceContext& context, grpc::CallbackServerContext& call,
                   const absl::Status& admission, const v1::GenerateTextRequest& request)
       : call_(call),
-        timer_(context, Rpc::kGenerateText, "GenerateText", AdoptRequestId(call)),
+        timer_(context, Rpc::kGenerateText, Identify(call)),
         job_(GenerateJob::Create(context, PoolExecutor(context), SteadyDeadline(call), request)) {
-    context.metrics.BytesReceived(static_cast<int64_t>(request.ByteSizeLong()));
+    timer_.CountReceived(static_cast<int64_t>(request.ByteSizeLong()));
     job_->Start(this, admission);
   }
 
@@ -43,6 +43,7 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateTextRe
 
  private:
   void StartWrite(const v1::GenerateTextResponse& response) override {
+    timer_.CountSent(static_cast<int64_t>(response.ByteSizeLong()));
     ServerWriteReactor::StartWrite(&response);
   }
   void Finish(const absl::Status& status) override {
@@ -68,14 +69,14 @@ class ScoringServiceImpl final : public ScoringServiceBase {
   grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* ScoreCandidates(
       grpc::CallbackServerContext* call) override {
     return new DocumentReactor<v1::ScoreCandidatesRequest, ScoreSession>(
-        context_, Rpc::kScoreCandidates, "ScoreCandidates", *call, Authorize(authorize_, *call),
+        context_, Rpc::kScoreCandidates, *call, Authorize(authorize_, *call),
         ScoreSession::Create(context_, PoolExecutor(context_), SteadyDeadline(*call)));
   }
 
   grpc::ServerUnaryReactor* RankDocuments(grpc::CallbackServerContext* call,
                                           const v1::RankDocumentsRequest* request,
                                           v1::RankDocumentsResponse* response) override {
-    return new JobReactor<RankJob>(context_, Rpc::kRankDocuments, "RankDocuments", *call,
+    return new JobReactor<RankJob>(context_, Rpc::kRankDocuments, *call,
                                    Authorize(authorize_, *call), *request, response);
   }
 

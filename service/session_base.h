@@ -171,7 +171,7 @@ class SessionBase : public std::enable_shared_from_this<Session> {
     if (actions.accept && job != nullptr) EnqueueLocked(std::move(*job));
     if (actions.seal) {
       sealed_at_ = timers_.Now();
-      context_.metrics.StageSeconds(Stage::kReceive, Seconds(sealed_at_ - header_at_));
+      RecordStage(context_, Stage::kReceive, Seconds(sealed_at_ - header_at_), &details_);
       EnqueueLocked({.kind = Job::Kind::kSeal});
     }
     const int64_t buffered = released_ ? 0 : machine_.pending_bytes();
@@ -224,7 +224,8 @@ class SessionBase : public std::enable_shared_from_this<Session> {
     ASSIGN_OR_RETURN(TokenizedDocument document, intake.Finish());
     std::lock_guard lock(mutex_);
     tokenize_seconds_ += Seconds(std::chrono::steady_clock::now() - start);
-    context_.metrics.StageSeconds(Stage::kTokenize, tokenize_seconds_);
+    RecordStage(context_, Stage::kTokenize, tokenize_seconds_, &details_);
+    details_.passages = static_cast<int64_t>(document.passages.size());
     details_.tokens = tokens_received_ = intake.num_tokens();
     return document;
   }

@@ -5,25 +5,20 @@
 
 #include <algorithm>
 #include <cmath>
-#include <random>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "engine/base/error_reason.h"
 
 namespace longdoc::service {
 namespace {
 
-constexpr size_t kMaxRequestIdBytes = 128;
-
-bool IsGoodRequestId(const std::string& id) {
-  return !id.empty() && id.size() <= kMaxRequestIdBytes &&
-         std::all_of(id.begin(), id.end(), [](char c) { return c > ' ' && c < 0x7f; });
-}
-
-std::string RandomRequestId() {
-  thread_local std::mt19937_64 random{std::random_device{}()};
-  return absl::StrFormat("%016x%016x", random(), random());
+std::vector<std::string> MetadataValues(const grpc::CallbackServerContext& context,
+                                        const char* key) {
+  std::vector<std::string> values;
+  const auto [begin, end] = context.client_metadata().equal_range(key);
+  for (auto it = begin; it != end; ++it) values.emplace_back(it->second.data(), it->second.size());
+  return values;
 }
 
 }  // namespace
@@ -58,11 +53,12 @@ std::string MetadataValue(const grpc::CallbackServerContext& context, const char
   return std::string(it->second.data(), it->second.size());
 }
 
-std::string AdoptRequestId(grpc::CallbackServerContext& context) {
-  std::string id = MetadataValue(context, kRequestIdKey);
-  if (!IsGoodRequestId(id)) id = RandomRequestId();
-  context.AddInitialMetadata(kRequestIdKey, id);
-  return id;
+CallIdentity Identify(grpc::CallbackServerContext& context) {
+  CallIdentity identity{AdoptRequestId(MetadataValues(context, kRequestIdKey)),
+                        JoinTrace(MetadataValues(context, kTraceParentKey)), context.peer()};
+  context.AddInitialMetadata(kRequestIdKey, identity.request_id);
+  context.AddInitialMetadata(kTraceParentKey, identity.trace.ToTraceParent());
+  return identity;
 }
 
 std::chrono::steady_clock::time_point SteadyDeadline(const grpc::CallbackServerContext& context) {

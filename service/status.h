@@ -5,6 +5,7 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "service/rpc_timer.h"
 
 namespace grpc {
 class CallbackServerContext;
@@ -21,8 +22,10 @@ inline constexpr char kReasonKey[] = "longdoc-reason";
 inline constexpr char kRetryDelayKey[] = "longdoc-retry-delay-seconds";
 // gRPC clients with a retry policy obey this one.
 inline constexpr char kRetryPushbackKey[] = "grpc-retry-pushback-ms";
-// Taken from the call's metadata or made; echoed in the initial metadata; in the access log.
+// Taken from the call's metadata or made (trace_context.h); sent back in the initial metadata, the
+// second with our span; in the access log.
 inline constexpr char kRequestIdKey[] = "x-request-id";
+inline constexpr char kTraceParentKey[] = "traceparent";
 
 // The longest prefix of at most `max_bytes` that does not end inside a UTF-8 character.
 std::string TruncateUtf8(std::string text, size_t max_bytes);
@@ -30,9 +33,8 @@ std::string TruncateUtf8(std::string text, size_t max_bytes);
 // Code and message; adds reason and retry delay to the context's trailing metadata. Once per call.
 grpc::Status ToGrpcStatus(const absl::Status& status, grpc::CallbackServerContext& context);
 
-// The client's request id if it is 1 to 128 printable ASCII characters, else a random one. Adds it
-// to the initial metadata.
-std::string AdoptRequestId(grpc::CallbackServerContext& context);
+// Whose call it is. Adds request id and traceparent to the initial metadata. Once per call.
+CallIdentity Identify(grpc::CallbackServerContext& context);
 
 // Value of a metadata key, or "".
 std::string MetadataValue(const grpc::CallbackServerContext& context, const char* key);

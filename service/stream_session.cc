@@ -125,7 +125,7 @@ void StreamSession::RespondLocked(const StreamActions& actions) {
   if (actions.write != StreamActions::Write::kNone) WriteLocked(actions.write);
   if (actions.build_frame) EnqueueLocked({.kind = Job::Kind::kFrame});
   if (actions.finish && actions.finish->ok()) {
-    context_.metrics.StageSeconds(Stage::kSend, Seconds(timers_.Now() - encoded_at_));
+    RecordStage(context_, Stage::kSend, Seconds(timers_.Now() - encoded_at_), &details_);
   }
 }
 

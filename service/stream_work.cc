@@ -76,11 +76,9 @@ void StreamSession::OnEncoded(absl::StatusOr<EncodeResult> result) {
   if (!result.ok()) {
     return PostEvent({.kind = Kind::kFault, .status = WithDefaultReason(result.status())});
   }
-  context_.metrics.StageSeconds(Stage::kQueue, result->stats.queue_seconds);
-  context_.metrics.StageSeconds(Stage::kEncode, result->stats.compute_seconds);
-  context_.metrics.Encoded(result->stats);
   auto held = std::make_unique<EncodeResult>(std::move(*result));
   std::lock_guard lock(mutex_);
+  RecordEncode(context_, held->stats, &details_);
   if (released_) return;  // `held` goes with it: it was declared before the lock
   encoded_at_ = timers_.Now();
   result_ = std::move(held);

@@ -75,7 +75,7 @@ absl::Status TextJob::Prepare() {
   texts_.resize(count);
   std::lock_guard lock(mutex_);
   details_.model = model_->name();
-  details_.texts = count;
+  details_.items = count;
   response_->set_model(model_->name());
   response_->set_model_revision(model_->revision());
   response_->mutable_items()->Reserve(static_cast<int>(count));
@@ -110,7 +110,10 @@ void TextJob::Tokenize(size_t first) {
   if (i < texts_.size()) {
     return executor_([self = shared_from_this(), i] { self->Tokenize(i); });
   }
-  context_.metrics.StageSeconds(Stage::kTokenize, tokenize_seconds_);
+  {
+    std::lock_guard lock(mutex_);
+    RecordStage(context_, Stage::kTokenize, tokenize_seconds_, &details_);
+  }
   Submit();
 }
 
@@ -120,13 +123,10 @@ absl::Status TextJob::TokenizeOne(size_t index) {
   limits.max_tokens = context_.limits.max_text_tokens;
   ASSIGN_OR_RETURN(std::unique_ptr<DocumentBuilder> builder,
                    DocumentBuilder::Create(model_->tokenizer(), {}, overflow_, limits));
-  int64_t bytes = 0;
   if (input.has_text()) {
-    bytes = static_cast<int64_t>(input.text().size());
     RETURN_IF_ERROR(builder->AppendText(input.text()));
   } else if (input.has_token_ids()) {
     const auto& ids = input.token_ids().ids();
-    bytes = 4 * ids.size();
     RETURN_IF_ERROR(builder->AppendIds({ids.data(), static_cast<size_t>(ids.size())}));
   } else {
     return Invalid("input has neither text nor token_ids", "EMPTY_INPUT");
@@ -142,7 +142,6 @@ absl::Status TextJob::TokenizeOne(size_t index) {
   context_.metrics.InputTokens(text.input_tokens);
   if (text.truncated) context_.metrics.Truncated(text.input_tokens - tokens);
   std::lock_guard lock(mutex_);
-  details_.bytes += bytes;
   details_.tokens += tokens;
   return absl::OkStatus();
 }
@@ -187,12 +186,10 @@ void TextJob::OnEncoded(size_t index, absl::StatusOr<EncodeResult> result) {
   if (EndsCall(result.status())) return Finish(result.status());
   bool last;
   if (result.ok()) {
-    context_.metrics.StageSeconds(Stage::kQueue, result->stats.queue_seconds);
-    context_.metrics.StageSeconds(Stage::kEncode, result->stats.compute_seconds);
-    context_.metrics.Encoded(result->stats);
     v1::EmbedTextsResponse::Item item;
     FillItem(index, *result, &item);
     std::lock_guard lock(mutex_);
+    RecordEncode(context_, result->stats, &details_);
     if (response_ == nullptr) return;
     response_->mutable_items(static_cast<int>(index))->Swap(&item);
     last = --waiting_ == 0;

@@ -4,24 +4,28 @@
 #include <grpcpp/server_context.h>
 #include <grpcpp/support/server_callback.h>
 
-#include <string_view>
+#include <cstdint>
 
+#include "google/protobuf/message.h"
 #include "service/authorize.h"
 #include "service/rpc_timer.h"
 #include "service/status.h"
 
 namespace longdoc::service {
 
-// Destroys itself once it is completed and gRPC is done with it.
+// Destroys itself once it is completed and gRPC is done with it. `response` lives until then.
 class UnaryReactor final : public grpc::ServerUnaryReactor {
  public:
   UnaryReactor(ServiceContext& context, grpc::CallbackServerContext& call, Rpc rpc,
-               std::string_view name)
-      : call_(call), timer_(context, rpc, name, AdoptRequestId(call)) {}
+               const google::protobuf::Message& request, const google::protobuf::Message& response)
+      : call_(call), response_(response), timer_(context, rpc, Identify(call)) {
+    timer_.CountReceived(static_cast<int64_t>(request.ByteSizeLong()));
+  }
 
   // Once.
   void Complete(const absl::Status& status) {
     timer_.SetStatus(status);
+    if (status.ok()) timer_.CountSent(static_cast<int64_t>(response_.ByteSizeLong()));
     Finish(ToGrpcStatus(status, call_));
   }
   void OnDone() override { delete this; }
@@ -30,15 +34,17 @@ class UnaryReactor final : public grpc::ServerUnaryReactor {
 
  private:
   grpc::CallbackServerContext& call_;
+  const google::protobuf::Message& response_;
   RpcTimer timer_;
 };
 
 // Answers at once, on gRPC's thread: `fn` is quick.
 template <typename Fn>
 grpc::ServerUnaryReactor* Answer(ServiceContext& context, const AuthorizeFn& authorize,
-                                 grpc::CallbackServerContext* call, Rpc rpc, std::string_view name,
-                                 Fn fn) {
-  auto* reactor = new UnaryReactor(context, *call, rpc, name);
+                                 grpc::CallbackServerContext* call, Rpc rpc,
+                                 const google::protobuf::Message& request,
+                                 const google::protobuf::Message& response, Fn fn) {
+  auto* reactor = new UnaryReactor(context, *call, rpc, request, response);
   absl::Status status = Admit(context, authorize, *call);
   if (status.ok()) status = fn();
   reactor->Complete(status);
