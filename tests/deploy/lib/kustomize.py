@@ -1,7 +1,7 @@
-"""Builds our kustomizations where no kubectl that knows components is installed (Debian's does not).
+"""Builds our kustomizations for tests: Debian's kubectl is too old to know components.
 
-Only what deploy/ uses; anything else is an error. Where there is such a kubectl, a test compares the two
-outputs object by object. Users need kubectl 1.21 or later, or kustomize 4 or later, never this.
+Only what deploy/ uses; anything else is an error. Where a newer kubectl is installed, a test compares its
+output with ours object by object. Users need kubectl 1.21 or later, or kustomize 4 or later, never this.
 """
 import copy
 import hashlib

@@ -46,13 +46,6 @@ def build_with_kubectl(directory):
     return list(yaml.safe_load_all(done.stdout))
 
 
-def build(directory):
-    """The objects of a kustomization: by kubectl where there is one, else by lib/kustomize.py."""
-    if kubectl():
-        return build_with_kubectl(directory)
-    return kustomize.build(directory)
-
-
 def _write_kustomization(directory, overlay, components):
     def relative(path):
         return os.path.relpath(KUBERNETES / path, directory)
@@ -71,7 +64,7 @@ def _render(overlay, components, builder):
         return builder(directory)
 
 
-def render(overlay, components=(), builder=build):
+def render(overlay, components=(), builder=kustomize.build):
     """The objects of an overlay with components, as the cluster would get them."""
     return _render(overlay, tuple(components), builder)
 
