@@ -109,11 +109,12 @@ LATENCY = [
             "workers {{instance}}")], console=True),
     Panel("Time to first result", "lines", "s",
           "From the start of a stream to its first vector (longdoc_time_to_first_result_seconds).",
-          quantiles("longdoc_time_to_first_result_seconds")),
+          quantiles("longdoc_time_to_first_result_seconds"), console=True),
     heatmap("Document duration", "s", "Distribution of the duration of EmbedDocument and "
             "EncodeDocument.", "longdoc_request_duration_seconds", DOCUMENT_RPCS, console=True),
     heatmap("Time in the queue", "s", "Distribution of the stage queue "
-            "(longdoc_stage_duration_seconds).", "longdoc_stage_duration_seconds", 'stage="queue"'),
+            "(longdoc_stage_duration_seconds).", "longdoc_stage_duration_seconds", 'stage="queue"',
+            console=True),
     heatmap("Time in the encoder", "s", "Distribution of the stage encode "
             "(longdoc_stage_duration_seconds).", "longdoc_stage_duration_seconds",
             'stage="encode"'),
@@ -140,7 +141,8 @@ THROUGHPUT = [
           "Texts and tokens of a forward pass: longdoc_batch_sequences_total and "
           "longdoc_batch_tokens_total over longdoc_batches_total.",
           [(f"{rate('longdoc_batch_sequences_total')} / {rate('longdoc_batches_total')}", "texts"),
-           (f"{rate('longdoc_batch_tokens_total')} / {rate('longdoc_batches_total')}", "tokens")]),
+           (f"{rate('longdoc_batch_tokens_total')} / {rate('longdoc_batches_total')}", "tokens")],
+          console=True),
     Panel("Candidates scored", "lines", "cps",
           "By likelihood, per second (longdoc_scored_candidates_total).",
           [(rate("longdoc_scored_candidates_total"), "candidates")]),
@@ -179,11 +181,12 @@ LENGTHS = [
     heatmap("Lengths", "short", "Distribution of texts' and documents' tokens before truncation "
             "(longdoc_request_input_tokens).", "longdoc_request_input_tokens", console=True),
     Panel("Length quantiles", "lines", "short", "Tokens of a text or document "
-          "(longdoc_request_input_tokens).", quantiles("longdoc_request_input_tokens")),
+          "(longdoc_request_input_tokens).", quantiles("longdoc_request_input_tokens"),
+          console=True),
     Panel("Longer than 65,536 tokens", "lines", "percentunit", "Their share of all texts "
           "and documents (longdoc_request_input_tokens).",
           [("1 - " + rate("longdoc_request_input_tokens_bucket", labels='le=~"65536(.0)?"')
-            + " / " + rate("longdoc_request_input_tokens_count"), "share")]),
+            + " / " + rate("longdoc_request_input_tokens_count"), "share")], console=True),
 ]
 
 REJECTIONS = [
@@ -222,7 +225,7 @@ ATTENTION = [
             "(longdoc_attention_tile_ratio).", "longdoc_attention_tile_ratio"),
     Panel("Attention policies", "stack", "cps", "Encodes per second by policy "
           "(longdoc_attention_mode_total).",
-          [(rate("longdoc_attention_mode_total", "mode"), "{{mode}}")]),
+          [(rate("longdoc_attention_mode_total", "mode"), "{{mode}}")], console=True),
     Panel("Tokens routed", "lines", "short", "Tokens per second sent through the heavy branch of "
           "conditional computation, over all layers (longdoc_routed_tokens_total).",
           [(rate("longdoc_routed_tokens_total", "router"), "{{router}}")], console=True),
@@ -254,7 +257,7 @@ KEPT = [
           [(rate("longdoc_kept_document_events_total", "event"), "{{event}}")]),
     Panel("Uses by name", "stack", "cps", "Per second (longdoc_kept_document_lookups_total). Many "
           "missed ones: the budget is too small, or clients reach the wrong replica.",
-          [(rate("longdoc_kept_document_lookups_total", "outcome"), "{{outcome}}")]),
+          [(rate("longdoc_kept_document_lookups_total", "outcome"), "{{outcome}}")], console=True),
     Panel("Uses that miss", "lines", "percentunit", "Share over 5 minutes, of all replicas.",
           [("job:longdoc_kept_document_misses:ratio_rate5m{JOB}", "missed")]),
     Panel("KV cache of the decoder", "lines", "bytes", "Its own keys and values, in use now "
@@ -270,14 +273,15 @@ MEMORY = [
     Panel("Reserved", "lines", "percentunit", "Share of the budget given away, by replica. At 100 % "
           "documents wait for memory.",
           [(of("instance:longdoc_document_memory_reserved:ratio"), "{{instance}}")]),
-    heatmap("Actual over predicted", "percentunit", "Peak memory of an encode over what was reserved "
-            "for it (longdoc_document_memory_use_ratio). Above 1 the prediction was too low.",
+    heatmap("Actual over predicted", "percentunit", "Peak memory of an encode that had its pass to "
+            "itself over what was reserved for it (longdoc_document_memory_use_ratio). Above 1 the "
+            "prediction was too low.",
             "longdoc_document_memory_use_ratio", console=True),
     Panel("Actual over predicted, quantiles", "lines", "percentunit",
           "The same; the alert LongdocMemoryUnderpredicted acts above 1.1.",
           quantiles("longdoc_document_memory_use_ratio")),
     Panel("Workspaces", "lines", "bytes", "Of the workers, kept and reused (longdoc_workspace_bytes).",
-          [(total("longdoc_workspace_bytes"), "workspaces")]),
+          [(total("longdoc_workspace_bytes"), "workspaces")], console=True),
 ]
 
 GPU = [
@@ -326,7 +330,7 @@ PROCESS = [
            (of("process_virtual_memory_bytes"), "virtual")], console=True),
     Panel("File descriptors", "lines", "short", "Open ones, and the most that may be "
           "(process_open_fds, process_max_fds).",
-          [(of("process_open_fds"), "open"), (of("process_max_fds"), "limit")]),
+          [(of("process_open_fds"), "open"), (of("process_max_fds"), "limit")], console=True),
 ]
 
 ROWS = [
