@@ -26,14 +26,8 @@ double Tolerance(const CpuKernels& kernels, const MqaCase& c) {
   return (rounded ? kBf16 : 0) + kAttentionF32;
 }
 
-bool Emulated(const CpuKernels& kernels) {
-  return std::string(kernels.name).find("emulated") != std::string::npos;
-}
-
-class Mqa : public ::testing::TestWithParam<const CpuKernels*> {
+class Mqa : public TableTest {
  protected:
-  const CpuKernels& kernels() const { return *GetParam(); }
-
   void ExpectParity(const MqaCase& c, uint32_t seed) {
     SCOPED_TRACE(::testing::Message()
                  << "rows " << c.rows << " keys " << c.keys << " dim " << c.dim << " bf16 "
@@ -72,7 +66,7 @@ TEST_P(Mqa, LongKeysAndManyRows) {
       c.storage = storage;
       c.causal = causal;
       c.rows = 9;
-      c.keys = Emulated(kernels()) ? 1000 : 10000;
+      c.keys = emulated() ? 1000 : 10000;
       c.parts = 3;
       ExpectParity(c, 1);
       c.rows = 200;
@@ -330,7 +324,7 @@ TEST_P(Mqa, LogSoftmaxOfAnyTiles) {
     const std::vector<float> logits = RandomFloats(rows * columns, 14, spread);
     for (float scale : {1.0f, 0.044f}) {
       for (int64_t width : {int64_t{1}, int64_t{7}, int64_t{1000}, int64_t{1024}, columns}) {
-        if (width < 7 && Emulated(kernels())) continue;
+        if (width < 7 && emulated()) continue;
         const std::vector<float> result =
             LogProbabilities(logits, rows, targets, scale, width, kernels().LogSoftmaxTile);
         const std::vector<float> naive =

@@ -6,12 +6,12 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <random>
 #include <string>
 #include <vector>
 
 #include "gtest/gtest.h"
 #include "kernels/cpu_kernels.h"
+#include "tests/kernels/random_floats.h"
 
 namespace longdoc::kernels::testing {
 
@@ -37,21 +37,24 @@ class Buffer {
   char* data_;
 };
 
-inline std::vector<float> RandomFloats(int64_t count, uint32_t seed, float scale = 1.0f,
-                                       float offset = 0.0f) {
-  std::mt19937 generator(seed);
-  std::normal_distribution<float> normal;
-  std::vector<float> out(count);
-  for (float& x : out) x = offset + scale * normal(generator);
-  return out;
-}
-
 inline float FromBf16(uint16_t bits) {
   const uint32_t wide = static_cast<uint32_t>(bits) << 16;
   float value;
   std::memcpy(&value, &wide, sizeof(value));
   return value;
 }
+
+// AVX-512 in terms of narrower instructions: slow, so shapes are smaller.
+inline bool Emulated(const CpuKernels& kernels) {
+  return std::string(kernels.name).find("emulated") != std::string::npos;
+}
+
+// A test of one table.
+class TableTest : public ::testing::TestWithParam<const CpuKernels*> {
+ protected:
+  const CpuKernels& kernels() const { return *GetParam(); }
+  bool emulated() const { return Emulated(kernels()); }
+};
 
 // The name of a test parameterised by a table.
 inline std::string TableName(const ::testing::TestParamInfo<const CpuKernels*>& info) {

@@ -2,7 +2,7 @@
 #include <limits>
 
 #include "kernels/cuda/mqa_plan.h"
-#include "tests/kernels/cuda/mqa_case.h"
+#include "tests/kernels/cuda/mqa_device.h"
 
 namespace longdoc::kernels::cuda::parity {
 namespace {

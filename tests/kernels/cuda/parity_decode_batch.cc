@@ -1,5 +1,5 @@
 // Multi-query attention of many sequences, told by device memory alone, and as a captured step.
-#include "tests/kernels/cuda/mqa_case.h"
+#include "tests/kernels/cuda/mqa_device.h"
 
 namespace longdoc::kernels::cuda::parity {
 namespace {

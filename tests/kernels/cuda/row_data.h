@@ -5,23 +5,18 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
-#include <random>
 #include <vector>
 
 #include "kernels/reference/convert.h"
 #include "kernels/types.h"
+#include "tests/kernels/attention_data.h"
 #include "tests/kernels/cuda/parity.h"
+#include "tests/kernels/random_floats.h"
 
 namespace longdoc::kernels::cuda::parity {
 
-inline std::vector<float> RandomFloats(int64_t count, uint32_t seed, float scale = 1.0f,
-                                       float offset = 0.0f) {
-  std::mt19937 generator(seed);
-  std::normal_distribution<float> normal;
-  std::vector<float> out(count);
-  for (float& x : out) x = offset + scale * normal(generator);
-  return out;
-}
+using kernels::testing::MaxAbs;
+using kernels::testing::RandomFloats;
 
 inline std::vector<uint16_t> ToBf16(const std::vector<float>& x) {
   std::vector<uint16_t> out(x.size());
@@ -33,12 +28,6 @@ inline std::vector<float> FromBf16(const std::vector<uint16_t>& x) {
   std::vector<float> out(x.size());
   for (size_t i = 0; i < x.size(); ++i) out[i] = reference::Bf16Value(x[i]);
   return out;
-}
-
-inline double MaxAbs(const std::vector<float>& x) {
-  double max = 0;
-  for (float value : x) max = std::max<double>(max, std::abs(value));
-  return max;
 }
 
 // Infinite where one is NaN and the other is not, or sizes differ.

@@ -13,53 +13,18 @@
 #include "kernels/reference/reference.h"
 #include "tests/kernels/cuda/parity.h"
 #include "tests/kernels/cuda/row_data.h"
+#include "tests/kernels/mqa_case.h"
 #include "tests/kernels/tolerance.h"
 
 namespace longdoc::kernels::cuda::parity {
 
-struct MqaCase {
-  int64_t rows = 8, keys = 1000;
-  int32_t dim = 64;
-  DType storage = DType::kBF16;
-  bool causal = false;
-  float score_scale = 1;    // standard deviation of the scores, about
-  int64_t page_blocks = 0;  // 0: contiguous
-  DType out_type = DType::kF32;
+using kernels::testing::MqaTensors;
+using kernels::testing::RoundTo;
+
+// Cut into parts and stored by the device as it likes; in 16 bits.
+struct MqaCase : kernels::testing::MqaCase {
+  MqaCase() { storage = DType::kBF16; }
 };
-
-inline float RoundTo(DType type, float x) {
-  if (type == DType::kF32 || x == 0 || !std::isfinite(x)) return x;
-  if (type == DType::kBF16) return reference::Bf16Value(reference::RoundToBf16(x));
-  int exponent;
-  std::frexp(x, &exponent);
-  const int unit = std::max(exponent - 11, -24);  // 11 significant bits
-  return std::ldexp(std::nearbyint(std::ldexp(x, -unit)), unit);
-}
-
-// q [rows, D], k and v [keys, D], rounded to the storage type so that storing changes nothing.
-struct MqaTensors {
-  std::vector<float> q, k, v, slopes;
-  std::vector<int32_t> positions;
-};
-
-inline MqaTensors MakeTensors(const MqaCase& c, uint32_t seed) {
-  MqaTensors t;
-  const float scale = std::sqrt(c.score_scale);
-  t.q = RandomFloats(c.rows * c.dim, seed, scale);
-  t.k = RandomFloats(c.keys * c.dim, seed + 1, scale);
-  t.v = RandomFloats(c.keys * c.dim, seed + 2, 1.0f, 0.2f);
-  for (std::vector<float>* x : {&t.q, &t.k, &t.v}) {
-    for (float& value : *x) value = RoundTo(c.storage, value);
-  }
-  // Positions with gaps, in no order, from before the first key to beyond the last.
-  for (int64_t r = 0; r < c.rows; ++r) {
-    t.slopes.push_back(r % 4 == 3 ? 0.0f : std::exp2(-static_cast<float>(r % 9)));
-    t.positions.push_back(static_cast<int32_t>((r * 7919 + c.keys - 1) % (c.keys + 3)) - 1);
-  }
-  return t;
-}
-
-inline float ScaleOf(const MqaCase& c) { return 1.0f / std::sqrt(static_cast<float>(c.dim)); }
 
 // In fp32: the tensors are rounded already.
 inline std::vector<float> RunReference(const MqaCase& c, const MqaTensors& t) {
