@@ -2,7 +2,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cctype>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -13,15 +12,13 @@
 
 #include "kernels/cpu/layout.h"
 #include "tests/kernels/attention_case.h"
+#include "tests/kernels/test_data.h"
 #include "tests/kernels/tolerance.h"
 
 namespace longdoc::kernels::testing {
 namespace {
 
-class AttentionContract : public ::testing::TestWithParam<const CpuKernels*> {
- protected:
-  const CpuKernels& kernels() const { return *GetParam(); }
-};
+class AttentionContract : public TableTest {};
 
 AttentionCase MixedCase(DType storage) {
   AttentionCase c;
@@ -135,7 +132,7 @@ TEST_P(AttentionContract, PredictedCostIsTheDenseTileCount) {
 
 // More than 46,341² pairs: tile numbers and distances must not be 32-bit products anywhere.
 TEST_P(AttentionContract, HundredThousandTokens) {
-  if (std::string(kernels().name).find("emulated") != std::string::npos) GTEST_SKIP();
+  if (emulated()) GTEST_SKIP();
   AttentionCase c;
   c.lengths = {100003};
   c.heads = c.kv_heads = 1;
@@ -158,12 +155,6 @@ TEST_P(AttentionContract, HundredThousandTokens) {
       EXPECT_NEAR(result.out[i * c.dim + d], expected[(i - low) * c.dim + d], 4 * kAttentionF32);
     }
   }
-}
-
-std::string TableName(const ::testing::TestParamInfo<const CpuKernels*>& info) {
-  std::string name = info.param->name;
-  for (char& c : name) c = std::isalnum(c) ? c : '_';
-  return name;
 }
 
 INSTANTIATE_TEST_SUITE_P(Tables, AttentionContract, ::testing::ValuesIn(AllTables()), TableName);

@@ -110,4 +110,16 @@ double MaxAbs(const std::vector<float>& a) {
   return worst;
 }
 
+double LongestValue(const AttentionCase& c, const AttentionTensors& tensors) {
+  double longest = 0;
+  for (size_t i = 0; i < tensors.v.size(); i += static_cast<size_t>(c.dim)) {
+    double square = 0;
+    for (int d = 0; d < c.dim; ++d) {
+      square += static_cast<double>(tensors.v[i + d]) * tensors.v[i + d];
+    }
+    longest = std::max(longest, std::sqrt(square));
+  }
+  return longest;
+}
+
 }  // namespace longdoc::kernels::testing

@@ -52,6 +52,8 @@ std::vector<float> RunReference(const AttentionCase& c, const AttentionTensors& 
 // Largest |a − b|; infinity when either is not finite anywhere.
 double MaxDifference(const std::vector<float>& a, const std::vector<float>& b);
 double MaxAbs(const std::vector<float>& a);
+// Largest norm of a value vector: what the bounds of skipping are relative to.
+double LongestValue(const AttentionCase& c, const AttentionTensors& tensors);
 
 float RoundTo(DType storage, float value);
 

@@ -2,7 +2,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cctype>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -12,17 +11,14 @@
 #include "kernels/cpu/layout.h"
 #include "tests/kernels/attention_case.h"
 #include "tests/kernels/gathered_case.h"
+#include "tests/kernels/test_data.h"
 #include "tests/kernels/tolerance.h"
 
 namespace longdoc::kernels::testing {
 namespace {
 
-class AttentionGathered : public ::testing::TestWithParam<const CpuKernels*> {
+class AttentionGathered : public TableTest {
  protected:
-  const CpuKernels& kernels() const { return *GetParam(); }
-  bool emulated() const {
-    return std::string(kernels().name).find("emulated") != std::string::npos;
-  }
   int64_t many() const { return emulated() ? 300 : 1000; }
 
   void CheckParity(AttentionCase c, DType storage, uint32_t seed, const std::string& what) {
@@ -307,12 +303,6 @@ TEST(AttentionGatheredCheck, NamesWhatIsWrong) {
               p.q = p.kv = p.bounds = nullptr;
             }),
             "");
-}
-
-std::string TableName(const ::testing::TestParamInfo<const CpuKernels*>& info) {
-  std::string name = info.param->name;
-  for (char& c : name) c = std::isalnum(c) ? c : '_';
-  return name;
 }
 
 INSTANTIATE_TEST_SUITE_P(Tables, AttentionGathered, ::testing::ValuesIn(AllTables()), TableName);

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "tests/kernels/attention_case.h"
+#include "tests/kernels/test_data.h"
 #include "tests/kernels/tolerance.h"
 
 namespace longdoc::kernels::testing {
@@ -47,9 +48,7 @@ class AttentionParity : public ::testing::TestWithParam<std::tuple<const CpuKern
  protected:
   const CpuKernels& kernels() const { return *std::get<0>(GetParam()); }
   DType storage() const { return std::get<1>(GetParam()); }
-  bool emulated() const {
-    return std::string(kernels().name).find("emulated") != std::string::npos;
-  }
+  bool emulated() const { return Emulated(kernels()); }
 
   void Check(AttentionCase c, uint32_t seed, const std::string& what) {
     c.storage = storage();

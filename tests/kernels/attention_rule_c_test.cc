@@ -2,40 +2,23 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cctype>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <limits>
-#include <random>
 #include <string>
 #include <vector>
 
 #include "tests/kernels/attention_case.h"
 #include "tests/kernels/gathered_case.h"
 #include "tests/kernels/rule_c_case.h"
+#include "tests/kernels/test_data.h"
 #include "tests/kernels/tolerance.h"
 
 namespace longdoc::kernels::testing {
 namespace {
 
-double LongestValue(const AttentionCase& c, const AttentionTensors& t) {
-  double longest = 0;
-  for (size_t i = 0; i < t.v.size(); i += c.dim) {
-    double square = 0;
-    for (int d = 0; d < c.dim; ++d) square += static_cast<double>(t.v[i + d]) * t.v[i + d];
-    longest = std::max(longest, std::sqrt(square));
-  }
-  return longest;
-}
-
-class AttentionRuleC : public ::testing::TestWithParam<const CpuKernels*> {
- protected:
-  const CpuKernels& kernels() const { return *GetParam(); }
-  bool emulated() const {
-    return std::string(kernels().name).find("emulated") != std::string::npos;
-  }
-};
+class AttentionRuleC : public TableTest {};
 
 TEST_P(AttentionRuleC, RandomLogitsStayWithinTheBound) {
   for (float epsilon : {1e-6f, 1e-3f, 0.3f}) {
@@ -124,22 +107,9 @@ TEST_P(AttentionRuleC, AdversarialLogitsAndPositions) {
 TEST_P(AttentionRuleC, AdversarialLogitsOnRandomClusters) {
   int64_t saved = 0, attacked = 0;
   for (uint32_t seed = 0; seed < (emulated() ? 6 : 40); ++seed) {
-    std::mt19937 generator(seed);
-    Positions keys;
-    int64_t at = 0;
-    while (keys.size() < (emulated() ? 600u : 1200u)) {
-      if (generator() % 2 == 0) at += generator() % 800;
-      const int64_t step = 1 + generator() % 4;
-      keys = Join(keys, Spaced(at, 1 + generator() % 200, step));
-      at = keys.back() + 1;
-    }
-    const int64_t first = generator() % static_cast<uint32_t>(at);
-    const int64_t count = 1 + generator() % 128;
-    AttentionCase c = OneHead(Spaced(first, count, 1 + generator() % 3), keys,
-                              0.02f + 0.001f * static_cast<float>(generator() % 200));
+    auto [c, bound] = RandomClusters(seed, emulated() ? 600 : 1200);
     c.skip = SkipMode::kTolerance;
     c.epsilon = seed % 2 == 0 ? 1e-2f : 1e-3f;
-    const float bound = 1 + static_cast<float>(generator() % 5);
     const NaiveRule naive(c, bound);
     for (int64_t inward : {0, 1, 3}) {
       const AttentionTensors t =
@@ -250,12 +220,6 @@ TEST_P(AttentionRuleC, TilesKeptAtHundredThousandTokens) {
   std::printf("[   KEPT   ] %s: %.2f %%\n", kernels().name, 100 * kept);
   EXPECT_GT(kept, 0.045);
   EXPECT_LT(kept, 0.086);
-}
-
-std::string TableName(const ::testing::TestParamInfo<const CpuKernels*>& info) {
-  std::string name = info.param->name;
-  for (char& c : name) c = std::isalnum(c) ? c : '_';
-  return name;
 }
 
 INSTANTIATE_TEST_SUITE_P(Tables, AttentionRuleC, ::testing::ValuesIn(AllTables()), TableName);

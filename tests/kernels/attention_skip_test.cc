@@ -2,7 +2,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cctype>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -11,17 +10,14 @@
 
 #include "tests/kernels/attention_case.h"
 #include "tests/kernels/skip_case.h"
+#include "tests/kernels/test_data.h"
 #include "tests/kernels/tolerance.h"
 
 namespace longdoc::kernels::testing {
 namespace {
 
-class AttentionSkip : public ::testing::TestWithParam<const CpuKernels*> {
+class AttentionSkip : public TableTest {
  protected:
-  const CpuKernels& kernels() const { return *GetParam(); }
-  bool emulated() const {
-    return std::string(kernels().name).find("emulated") != std::string::npos;
-  }
   // Native kernels get the length at which a quarter is kept on each side, emulated ones less.
   int64_t length() const { return emulated() ? 1024 : 2048; }
 };
@@ -67,37 +63,15 @@ TEST_P(AttentionSkip, AdversarialLogitsNeverExceedTheBound) {
 }
 
 TEST_P(AttentionSkip, AdversarialLogitsUnderWindowsGlobalsAndLists) {
-  const int64_t blocks = length() / 128;
-  std::vector<int64_t> offsets{0};
-  std::vector<int32_t> columns;
-  for (int64_t r = 0; r < blocks; ++r) {
-    for (int64_t j = 0; j < blocks; ++j) {
-      if (j != r && (j + r) % 3 != 0) columns.push_back(static_cast<int32_t>(j));
-    }
-    offsets.push_back(static_cast<int64_t>(columns.size()));
-  }
-  for (int kind = 0; kind < 3; ++kind) {
+  const HoledMasks masks(length());
+  for (int kind = 0; kind < HoledMasks::kCount; ++kind) {
     AttentionCase c;
     c.lengths = {length()};
     c.heads = c.kv_heads = 1;
     c.skip = SkipMode::kTolerance;
     c.epsilon = 1e-3f;
-    if (kind < 2) {
-      c.mask.window_radius = length() / 3;
-      c.mask.num_global = kind == 0 ? 0 : 200;
-    } else {
-      c.mask.block_tokens = 128;
-      c.mask.block_row_offsets = offsets.data();
-      c.mask.block_columns = columns.data();
-    }
-    Attack attack;
-    attack.bound = 3;
-    attack.target = (length() - kQueryBlock) / 2;
-    attack.slope = (2 * attack.bound + std::log(2 / c.epsilon)) / static_cast<float>(length() / 4);
-    c.slopes = {attack.slope};
-    const int64_t distance =
-        SkipDistance(SkipMode::kTolerance, attack.slope, attack.bound, c.epsilon);
-    const AttentionTensors t = Adversarial(c, attack, distance);
+    c.mask = masks[kind];
+    const AttentionTensors t = AttackMiddle(&c);
     const AttentionResult result = RunKernels(kernels(), c, t);
     ASSERT_EQ(result.error, "");
     EXPECT_LE(MaxDifference(result.out, RunReference(c, t)), 2 * c.epsilon + kAttentionF32);
@@ -121,14 +95,8 @@ TEST_P(AttentionSkip, RandomLogitsStayWithinTheBound) {
     c.epsilon = epsilon;
     const AttentionTensors t = RandomTensors(c, 11);
     const AttentionResult result = RunKernels(kernels(), c, t);
-    double longest = 0;  // max ‖v‖
-    for (size_t i = 0; i < t.v.size(); i += c.dim) {
-      double square = 0;
-      for (int d = 0; d < c.dim; ++d) square += static_cast<double>(t.v[i + d]) * t.v[i + d];
-      longest = std::max(longest, std::sqrt(square));
-    }
     EXPECT_LE(MaxDifference(result.out, RunReference(c, t)),
-              2 * epsilon * longest + kAttentionF32 * MaxAbs(t.v));
+              2 * epsilon * LongestValue(c, t) + kAttentionF32 * MaxAbs(t.v));
     EXPECT_LE(result.stats.tiles_computed, previous);
     previous = result.stats.tiles_computed;
   }
@@ -312,12 +280,6 @@ TEST_P(AttentionSkip, HugeFiniteInputOverflowsToDense) {
   const AttentionResult result = RunKernels(kernels(), c, t);
   EXPECT_TRUE(std::isinf(result.stats.max_bound));
   EXPECT_EQ(result.stats.tiles_computed, result.stats.tiles_dense);
-}
-
-std::string TableName(const ::testing::TestParamInfo<const CpuKernels*>& info) {
-  std::string name = info.param->name;
-  for (char& c : name) c = std::isalnum(c) ? c : '_';
-  return name;
 }
 
 INSTANTIATE_TEST_SUITE_P(Tables, AttentionSkip, ::testing::ValuesIn(AllTables()), TableName);

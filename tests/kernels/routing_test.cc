@@ -21,10 +21,7 @@
 namespace longdoc::kernels::testing {
 namespace {
 
-class Routing : public ::testing::TestWithParam<const CpuKernels*> {
- protected:
-  const CpuKernels& kernels() const { return *GetParam(); }
-};
+class Routing : public TableTest {};
 
 struct NormCase {
   int64_t rows = 7, dim = 33;

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <random>
 #include <vector>
 
 #include "tests/kernels/attention_data.h"
@@ -74,8 +75,9 @@ class NaiveRule {
   std::vector<std::vector<double>> prefix_;  // per row: weights of the keys before each, all at 0
 };
 
-// +bound on the keys that are `high`, −bound on the others, told apart by value component 3, which
-// is 1 and `low_value`. Component 4 tells keys from `far_begin` to `far_end` from the others.
+// +bound on the keys that are `high`, −bound on the others (but for the rounding to the storage
+// type), told apart by value component 3, which is 1 and `low_value`. Component 4 tells keys from
+// `far_begin` to `far_end` from the others.
 inline AttentionTensors AdversarialGathered(const AttentionCase& c, float bound,
                                             const std::vector<bool>& high, float low_value,
                                             int64_t far_begin, int64_t far_end) {
@@ -84,13 +86,36 @@ inline AttentionTensors AdversarialGathered(const AttentionCase& c, float bound,
   t.k.assign(c.keys() * c.dim, 0.0f);
   t.v.assign(c.keys() * c.dim, 0.0f);
   const float side = std::sqrt(bound * std::sqrt(static_cast<float>(c.dim)));
-  for (int64_t i = 0; i < c.tokens(); ++i) t.q[i * c.dim] = side;
+  for (int64_t i = 0; i < c.tokens(); ++i) t.q[i * c.dim] = RoundTo(c.storage, side);
   for (int64_t j = 0; j < c.keys(); ++j) {
-    t.k[j * c.dim] = high[j] ? side : -side;
+    t.k[j * c.dim] = RoundTo(c.storage, high[j] ? side : -side);
     t.v[j * c.dim + 3] = high[j] ? 1.0f : low_value;
     t.v[j * c.dim + 4] = j >= far_begin && j < far_end ? 1.0f : -1.0f;
   }
   return t;
+}
+
+// A block of queries among random clusters of keys, `keys` at least, and the bound to attack with.
+struct ClusterCase {
+  AttentionCase c;
+  float bound;
+};
+
+inline ClusterCase RandomClusters(uint32_t seed, size_t keys) {
+  std::mt19937 generator(seed);
+  Positions positions;
+  int64_t at = 0;
+  while (positions.size() < keys) {
+    if (generator() % 2 == 0) at += generator() % 800;
+    const int64_t step = 1 + generator() % 4;
+    positions = Join(positions, Spaced(at, 1 + generator() % 200, step));
+    at = positions.back() + 1;
+  }
+  const int64_t first = generator() % static_cast<uint32_t>(at);
+  const int64_t count = 1 + generator() % 128;
+  const Positions queries = Spaced(first, count, 1 + generator() % 3);
+  const float slope = 0.02f + 0.001f * static_cast<float>(generator() % 200);
+  return {OneHead(queries, positions, slope), 1 + static_cast<float>(generator() % 5)};
 }
 
 // Everything in reverse order.

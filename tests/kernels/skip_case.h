@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <vector>
 
 #include "tests/kernels/attention_data.h"
 
@@ -64,6 +65,54 @@ inline AttentionTensors Adversarial(const AttentionCase& c, const Attack& attack
     t.v[j * dim + 3] = sign;
   }
   return t;
+}
+
+// Masks under which the attack still goes: a window, a window with global tokens, and a list of
+// blocks with holes, which this object keeps.
+class HoledMasks {
+ public:
+  static constexpr int kCount = 3;
+
+  explicit HoledMasks(int64_t tokens) : tokens_(tokens) {
+    const int64_t blocks = tokens / kBlock;
+    for (int64_t r = 0; r < blocks; ++r) {
+      for (int64_t j = 0; j < blocks; ++j) {
+        if (j != r && (j + r) % 3 != 0) columns_.push_back(static_cast<int32_t>(j));
+      }
+      offsets_.push_back(static_cast<int64_t>(columns_.size()));
+    }
+  }
+
+  AttentionMask operator[](int kind) const {
+    AttentionMask mask;
+    if (kind < 2) {
+      mask.window_radius = tokens_ / 3;
+      mask.num_global = kind == 0 ? 0 : 200;
+    } else {
+      mask.block_tokens = kBlock;
+      mask.block_row_offsets = offsets_.data();
+      mask.block_columns = columns_.data();
+    }
+    return mask;
+  }
+
+ private:
+  static constexpr int32_t kBlock = 128;
+  const int64_t tokens_;
+  std::vector<int64_t> offsets_{0};
+  std::vector<int32_t> columns_;
+};
+
+// An attack on the middle of the case's one sequence; sets the slope, with which rule A reaches a
+// quarter of it.
+inline AttentionTensors AttackMiddle(AttentionCase* c) {
+  Attack attack;
+  attack.bound = 3;
+  attack.target = (c->tokens() - kQueryBlock) / 2;
+  attack.slope =
+      (2 * attack.bound + std::log(2 / c->epsilon)) / static_cast<float>(c->tokens() / 4);
+  c->slopes = {attack.slope};
+  return Adversarial(*c, attack, SkipDistance(c->skip, attack.slope, attack.bound, c->epsilon));
 }
 
 }  // namespace longdoc::kernels::testing

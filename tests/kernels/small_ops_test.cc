@@ -17,10 +17,7 @@
 namespace longdoc::kernels::testing {
 namespace {
 
-class SmallOps : public ::testing::TestWithParam<const CpuKernels*> {
- protected:
-  const CpuKernels& kernels() const { return *GetParam(); }
-};
+class SmallOps : public TableTest {};
 
 TEST_P(SmallOps, AddLayerNorm) {
   for (int64_t dim : {1, 7, 16, 33, 512, 1023}) {

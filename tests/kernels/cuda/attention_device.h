@@ -19,6 +19,7 @@ namespace longdoc::kernels::cuda::parity {
 
 using kernels::testing::AttentionCase;
 using kernels::testing::AttentionTensors;
+using kernels::testing::LongestValue;
 
 // What a case gives on the device.
 struct DeviceResult {
@@ -174,17 +175,6 @@ inline DeviceResult ExpectParity(const AttentionCase& c, uint32_t seed, const st
     Failed(__FILE__, __LINE__, "in %s", what.c_str());
   }
   return result;
-}
-
-// The longest value vector.
-inline double LongestValue(const AttentionCase& c, const AttentionTensors& t) {
-  double longest = 0;
-  for (size_t i = 0; i < t.v.size(); i += static_cast<size_t>(c.dim)) {
-    double square = 0;
-    for (int d = 0; d < c.dim; ++d) square += static_cast<double>(t.v[i + d]) * t.v[i + d];
-    longest = std::max(longest, std::sqrt(square));
-  }
-  return longest;
 }
 
 }  // namespace longdoc::kernels::cuda::parity

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <random>
 #include <string>
 #include <vector>
 
@@ -123,35 +122,13 @@ PARITY_TEST(attention_skip_adversarial_logits_stay_within_the_bound) {
 }
 
 PARITY_TEST(attention_skip_adversarial_logits_under_windows_and_lists) {
-  const int64_t blocks = Length() / 128;
-  std::vector<int64_t> offsets{0};
-  std::vector<int32_t> columns;
-  for (int64_t r = 0; r < blocks; ++r) {
-    for (int64_t j = 0; j < blocks; ++j) {
-      if (j != r && (j + r) % 3 != 0) columns.push_back(static_cast<int32_t>(j));
-    }
-    offsets.push_back(static_cast<int64_t>(columns.size()));
-  }
+  const HoledMasks masks(Length());
   for (int major : Capabilities()) {
     UseCapability(major);
-    for (int kind = 0; kind < 3; ++kind) {
+    for (int kind = 0; kind < HoledMasks::kCount; ++kind) {
       AttentionCase c = SkipCase(Length(), SkipMode::kTolerance, 0);
-      if (kind < 2) {
-        c.mask.window_radius = Length() / 3;
-        c.mask.num_global = kind == 0 ? 0 : 200;
-      } else {
-        c.mask.block_tokens = 128;
-        c.mask.block_row_offsets = offsets.data();
-        c.mask.block_columns = columns.data();
-      }
-      Attack attack;
-      attack.bound = 3;
-      attack.target = (Length() - 128) / 2;
-      attack.slope =
-          (2 * attack.bound + std::log(2 / c.epsilon)) / static_cast<float>(Length() / 4);
-      c.slopes = {attack.slope};
-      const int64_t distance = SkipDistance(c.skip, attack.slope, attack.bound, c.epsilon);
-      const AttentionTensors t = Adversarial(c, attack, distance);
+      c.mask = masks[kind];
+      const AttentionTensors t = AttackMiddle(&c);
       const DeviceResult result = RunDevice(c, t);
       EXPECT(MaxDifference(result.out, RunReference(c, t)) <= 2 * c.epsilon + Tolerance(c.storage));
       AttentionCase dense = c;
@@ -334,10 +311,7 @@ PARITY_TEST(attention_skip_gathered_exact_changes_no_bit_under_attack) {
           Mirror(&c);
           std::reverse(high.begin(), high.end());
         }
-        AttentionTensors t = AdversarialGathered(c, bound, high, 0.0f, 0, 0);
-        for (std::vector<float>* x : {&t.q, &t.k}) {
-          for (float& value : *x) value = RoundTo(c.storage, value);
-        }
+        const AttentionTensors t = AdversarialGathered(c, bound, high, 0.0f, 0, 0);
         const DeviceResult dense = RunDevice(c, t);
         c.skip = SkipMode::kExact;
         const DeviceResult exact = RunDevice(c, t);
@@ -353,31 +327,15 @@ PARITY_TEST(attention_skip_adversarial_random_clusters) {
     UseCapability(major);
     int64_t saved = 0, attacked = 0;
     for (uint32_t seed = 0; seed < (SmallShapes() ? 8 : 40); ++seed) {
-      std::mt19937 generator(seed);
-      Positions keys;
-      int64_t at = 0;
-      while (keys.size() < (SmallShapes() ? 600u : 1200u)) {
-        if (generator() % 2 == 0) at += generator() % 800;
-        const int64_t step = 1 + generator() % 4;
-        keys = Join(keys, Spaced(at, 1 + generator() % 200, step));
-        at = keys.back() + 1;
-      }
-      const int64_t first = generator() % static_cast<uint32_t>(at);
-      const int64_t count = 1 + generator() % 128;
-      AttentionCase c = OneHead(Spaced(first, count, 1 + generator() % 3), keys,
-                                0.02f + 0.001f * static_cast<float>(generator() % 200));
+      auto [c, bound] = RandomClusters(seed, SmallShapes() ? 600 : 1200);
       c.skip = SkipMode::kTolerance;
       c.storage = DType::kF16;
       c.dim = 64;
       c.epsilon = seed % 2 == 0 ? 0.1f : 1e-2f;
-      const float bound = 1 + static_cast<float>(generator() % 5);
       const NaiveRule naive(c, bound);
       for (int64_t inward : {0, 1, 3}) {
-        AttentionTensors t =
+        const AttentionTensors t =
             AdversarialGathered(c, bound, naive.RuleC(inward), -1.0f, 0, c.keys() / 2);
-        for (std::vector<float>* x : {&t.q, &t.k}) {
-          for (float& value : *x) value = RoundTo(c.storage, value);
-        }
         const DeviceResult result = RunDevice(c, t);
         const double error = MaxDifference(result.out, RunReference(c, t));
         EXPECT(error <= 2 * c.epsilon + Tolerance(c.storage));
