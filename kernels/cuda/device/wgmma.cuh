@@ -55,15 +55,6 @@ __device__ __forceinline__ void PinRegisters(float (&r)[N]) {
   for (int i = 0; i < N; ++i) asm volatile("" : "+f"(r[i])::"memory");
 #endif
 }
-template <int N>
-__device__ __forceinline__ void PinRegisters(uint32_t (&r)[N]) {
-#if defined(LONGDOC_CUDA_EMULATION)
-  static_cast<void>(r);
-#else
-#pragma unroll
-  for (int i = 0; i < N; ++i) asm volatile("" : "+r"(r[i])::"memory");
-#endif
-}
 
 // Where a 128-byte swizzled operand lies. K-major ([MN][K], 64 elements of K a row):
 // `stride_bytes` from 8 rows to the next 8 (1024 when dense), `leading_bytes` unused; step 32 bytes
