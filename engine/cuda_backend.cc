@@ -13,6 +13,7 @@
 #include "absl/strings/str_format.h"
 #include "engine/attention_steps.h"
 #include "engine/backend.h"
+#include "engine/base/error_reason.h"
 #include "engine/base/status_macros.h"
 #include "engine/cuda_attention.h"
 #include "engine/cuda_mqa.h"
@@ -38,7 +39,8 @@ int64_t SizeClass(int64_t bytes) {
 absl::Status ToStatus(const cuda::Runtime::Fault& fault) {
   if (fault.text.empty()) return absl::OkStatus();
   const std::string message = absl::StrCat("cuda: ", fault.text);
-  return fault.is_lost ? absl::UnavailableError(message) : absl::InternalError(message);
+  return fault.is_lost ? WithReason(absl::UnavailableError(message), "DEVICE_LOST")
+                       : absl::InternalError(message);
 }
 
 class DeviceMemory final : public MemorySource {

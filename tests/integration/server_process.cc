@@ -10,10 +10,10 @@
 
 namespace longdoc::testing {
 
-ServerProcess::ServerProcess(const std::vector<std::string>& flags) {
+ServerProcess::ServerProcess(const std::vector<std::string>& flags, const std::string& binary) {
   int ends[2];
   LD_CHECK(pipe(ends) == 0);
-  std::vector<std::string> words = {LONGDOC_SERVER_BINARY};
+  std::vector<std::string> words = {binary.empty() ? LONGDOC_SERVER_BINARY : binary};
   words.insert(words.end(), flags.begin(), flags.end());
   std::vector<char*> argv;
   for (std::string& word : words) argv.push_back(word.data());

@@ -10,8 +10,8 @@ namespace longdoc::testing {
 
 class ServerProcess {
  public:
-  // Starts the binary of this build with `flags`.
-  explicit ServerProcess(const std::vector<std::string>& flags);
+  // Starts the binary of this build, or another one, with `flags`.
+  explicit ServerProcess(const std::vector<std::string>& flags, const std::string& binary = "");
   ~ServerProcess();  // kills it if it still runs
   ServerProcess(const ServerProcess&) = delete;
   ServerProcess& operator=(const ServerProcess&) = delete;

@@ -4,6 +4,7 @@
 #include <signal.h>
 
 #include <atomic>
+#include <cstdlib>
 #include <fstream>
 #include <string>
 #include <thread>
@@ -155,6 +156,32 @@ TEST(ServerProcess, ExitCodes) {
     EXPECT_EQ(server.Wait(), c.exit_code) << c.flags.back() << "\n" << server.output();
     EXPECT_THAT(server.output(), HasSubstr(c.output)) << c.flags.back();
   }
+}
+
+// How often `event` is in the log.
+int Count(const std::string& log, const std::string& event) {
+  const std::string field = "\"event\":\"" + event + "\"";
+  int count = 0;
+  for (size_t at = log.find(field); at != std::string::npos; at = log.find(field, at + 1)) ++count;
+  return count;
+}
+
+TEST(ServerProcess, WithoutAGpu) {
+  ASSERT_EQ(setenv("CUDA_VISIBLE_DEVICES", "", 1), 0);  // none, also where there are some
+  for (const std::string device : {"cuda", "cuda:1"}) {
+    ServerProcess refused(With(ServeFlags(), {"--device=" + device}));
+    EXPECT_EQ(refused.Wait(), 3) << refused.output();
+    EXPECT_EQ(Count(refused.output(), "cannot start"), 1) << refused.output();
+    EXPECT_THAT(refused.output(), HasSubstr("device \\\"" + device + "\\\": "));
+  }
+  ServerProcess falls_back(With(ServeFlags(), {"--device=auto"}));
+  ASSERT_TRUE(falls_back.WaitForEvent("no CUDA device")) << falls_back.output();
+  ASSERT_TRUE(falls_back.WaitForEvent("serving")) << falls_back.output();
+  falls_back.Signal(SIGTERM);
+  EXPECT_EQ(falls_back.Wait(), 0);
+  EXPECT_THAT(falls_back.output(), HasSubstr("using the CPU: "));
+  EXPECT_EQ(Count(falls_back.output(), "no CUDA device"), 1) << falls_back.output();
+  unsetenv("CUDA_VISIBLE_DEVICES");
 }
 
 TEST(ServerProcess, PrintedConfigIsAConfig) {
