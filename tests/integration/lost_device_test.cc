@@ -22,6 +22,7 @@ using ::testing::HasSubstr;
 using ::testing::StartsWith;
 
 constexpr int kExitDeviceLost = 4;
+const std::string kServer = LONGDOC_EMULATED_SERVER;
 
 std::vector<std::string> Flags() {
   return {"--model=tiny=" + TinyModelDir(), "--listen=127.0.0.1:0", "--metrics_listen=127.0.0.1:0",
@@ -29,7 +30,7 @@ std::vector<std::string> Flags() {
 }
 
 TEST(LostDevice, FailsWhatRunsTurnsHealthAndEndsTheProcess) {
-  ServerProcess server(Flags(), LONGDOC_EMULATED_SERVER);
+  ServerProcess server(Flags(), kServer);
   ASSERT_TRUE(server.WaitForEvent("serving")) << server.output();
   EXPECT_THAT(server.output(), HasSubstr("cuda:0 emulated"));
   const auto channel = grpc::CreateChannel("127.0.0.1:" + std::to_string(server.IntField("port")),
@@ -68,7 +69,7 @@ TEST(LostDevice, FailsWhatRunsTurnsHealthAndEndsTheProcess) {
 
 TEST(LostDevice, WhileModelsLoadEndsTheProcess) {
   ASSERT_EQ(setenv("LONGDOC_TEST_LOSE_DEVICE", "1", 1), 0);
-  ServerProcess server(Flags(), LONGDOC_EMULATED_SERVER);
+  ServerProcess server(Flags(), kServer);
   unsetenv("LONGDOC_TEST_LOSE_DEVICE");
   EXPECT_EQ(server.Wait(), kExitDeviceLost) << server.output();
   EXPECT_THAT(server.output(), HasSubstr("\"event\":\"device lost\""));
