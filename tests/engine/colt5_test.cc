@@ -1,9 +1,7 @@
 // What must hold of the longdoc-CoLT5 encoder whatever its weights are.
-#include <atomic>
 #include <cstring>
 #include <fstream>
 #include <functional>
-#include <future>
 #include <nlohmann/json.hpp>
 #include <string>
 
@@ -126,29 +124,22 @@ TEST(Colt5, BothBackendsAgree) {
 TEST(Colt5, PackingChangesNoResult) {
   std::unique_ptr<Engine> engine = F32Engine();
   const auto model = Load(*engine, ModelDir("routed"));
+  const std::vector<int64_t> lengths = {2, 3, 15, 16, 17, 63, 64, 65, 127, 128, 200, 257, 511};
+  const auto make_task = [&](size_t i) {
+    const int64_t n = lengths[i];
+    EncodeTask task = MakeTask(model, SomeIds(n, static_cast<uint32_t>(i + 1)));
+    task.spans = {{0, n}, {n / 2, n}};
+    task.want_cross_kv = true;
+    task.cross_kv_type = DType::kF32;
+    return task;
+  };
   std::vector<EncodeTask> tasks;
-  uint32_t seed = 1;
-  for (int64_t n : {2, 3, 15, 16, 17, 63, 64, 65, 127, 128, 200, 257, 511}) {
-    for (int repeat = 0; repeat < 2; ++repeat) {  // the second is encoded alone
-      tasks.push_back(MakeTask(model, SomeIds(n, seed)));
-      tasks.back().spans = {{0, n}, {n / 2, n}};
-      tasks.back().want_cross_kv = true;
-      tasks.back().cross_kv_type = DType::kF32;
-    }
-    ++seed;
-  }
-  std::vector<std::promise<EncodeResult>> promises(tasks.size());
-  for (size_t i = 0; i < tasks.size(); i += 2) {
-    tasks[i].on_done = [&promise = promises[i]](absl::StatusOr<EncodeResult> result) {
-      EXPECT_TRUE(result.ok()) << result.status();
-      promise.set_value(*std::move(result));
-    };
-    ASSERT_TRUE(engine->Submit(std::move(tasks[i])).ok());
-  }
+  for (size_t i = 0; i < lengths.size(); ++i) tasks.push_back(make_task(i));
+  const std::vector<EncodeResult> together = testing::EncodeTogether(*engine, std::move(tasks));
   int64_t largest_batch = 0;
-  for (size_t i = 0; i < tasks.size(); i += 2) {
-    const EncodeResult packed = promises[i].get_future().get();
-    const EncodeResult alone = Encode(*engine, std::move(tasks[i + 1]));
+  for (size_t i = 0; i < lengths.size(); ++i) {
+    const EncodeResult& packed = together[i];
+    const EncodeResult alone = Encode(*engine, make_task(i));
     SCOPED_TRACE(std::to_string(alone.stats.tokens) + " tokens");
     EXPECT_LE(MaxAbsDifference(packed.document, alone.document), 1e-5);
     EXPECT_LE(MaxAbsDifference(packed.passages, alone.passages), 1e-5);

@@ -4,8 +4,10 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <future>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/types/span.h"
@@ -52,6 +54,40 @@ inline EncodeTask MakeTask(std::shared_ptr<const Model> model, std::vector<int32
   task.ids = std::move(ids);
   task.cancellation = std::make_shared<CancellationToken>();
   return task;
+}
+
+// Results of tasks that are all queued before the first one starts, so that the scheduler packs
+// those that may share a pass: until then a task for each worker holds it in its callback.
+inline std::vector<EncodeResult> EncodeTogether(Engine& engine, std::vector<EncodeTask> tasks) {
+  std::promise<void> release;
+  const std::shared_future<void> released(release.get_future());
+  for (int worker = 0; worker < engine.options().num_threads; ++worker) {
+    std::promise<void> holds;
+    const std::future<void> held = holds.get_future();
+    EncodeTask holder = MakeTask(tasks[0].model, SomeIds(2, 1));
+    holder.on_done = [holds = std::move(holds),
+                      released](absl::StatusOr<EncodeResult> result) mutable {
+      EXPECT_TRUE(result.ok()) << result.status();
+      holds.set_value();
+      released.wait();
+    };
+    EXPECT_TRUE(engine.Submit(std::move(holder)).ok());
+    held.wait();
+  }
+  std::vector<std::future<EncodeResult>> done;
+  for (EncodeTask& task : tasks) {
+    std::promise<EncodeResult> promise;
+    done.push_back(promise.get_future());
+    task.on_done = [promise = std::move(promise)](absl::StatusOr<EncodeResult> result) mutable {
+      EXPECT_TRUE(result.ok()) << result.status();
+      promise.set_value(result.ok() ? *std::move(result) : EncodeResult());
+    };
+    EXPECT_TRUE(engine.Submit(std::move(task)).ok());
+  }
+  release.set_value();
+  std::vector<EncodeResult> results;
+  for (std::future<EncodeResult>& result : done) results.push_back(result.get());
+  return results;
 }
 
 // What the scheduler does, on one thread. `after_phase` sees the pass when all steps of a phase

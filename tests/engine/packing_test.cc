@@ -1,6 +1,8 @@
 // What shares a pass, how it is cut into steps and on how many threads must not matter.
-#include <atomic>
-#include <future>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "tests/engine/encode_helpers.h"
 
@@ -22,30 +24,16 @@ std::vector<Text> MixedTexts() {
   return texts;
 }
 
-EncodeResult Alone(Engine& engine, const std::shared_ptr<const Model>& model, const Text& text) {
+EncodeTask TaskOf(const std::shared_ptr<const Model>& model, const Text& text) {
   EncodeTask task = testing::MakeTask(model, text.ids);
   task.spans = text.spans;
-  absl::StatusOr<EncodeResult> result = EncodeAndWait(engine, std::move(task));
-  EXPECT_TRUE(result.ok()) << result.status();
-  return *std::move(result);
+  return task;
 }
 
-// Submits all before the first can finish, so that the scheduler packs them.
-std::vector<EncodeResult> Together(Engine& engine, const std::shared_ptr<const Model>& model,
-                                   const std::vector<Text>& texts) {
-  std::vector<std::promise<EncodeResult>> promises(texts.size());
-  for (size_t i = 0; i < texts.size(); ++i) {
-    EncodeTask task = testing::MakeTask(model, texts[i].ids);
-    task.spans = texts[i].spans;
-    task.on_done = [&promise = promises[i]](absl::StatusOr<EncodeResult> result) {
-      EXPECT_TRUE(result.ok()) << result.status();
-      promise.set_value(*std::move(result));
-    };
-    EXPECT_TRUE(engine.Submit(std::move(task)).ok());
-  }
-  std::vector<EncodeResult> results;
-  for (auto& promise : promises) results.push_back(promise.get_future().get());
-  return results;
+EncodeResult Alone(Engine& engine, const std::shared_ptr<const Model>& model, const Text& text) {
+  absl::StatusOr<EncodeResult> result = EncodeAndWait(engine, TaskOf(model, text));
+  EXPECT_TRUE(result.ok()) << result.status();
+  return *std::move(result);
 }
 
 TEST(Packing, ChangesNoResult) {
@@ -55,7 +43,9 @@ TEST(Packing, ChangesNoResult) {
     std::unique_ptr<Engine> engine = testing::MakeEngine(options);
     const auto model = testing::LoadGolden(*engine, name);
     const std::vector<Text> texts = MixedTexts();
-    const std::vector<EncodeResult> packed = Together(*engine, model, texts);
+    std::vector<EncodeTask> tasks;
+    for (const Text& text : texts) tasks.push_back(TaskOf(model, text));
+    const std::vector<EncodeResult> packed = testing::EncodeTogether(*engine, std::move(tasks));
     int64_t largest_batch = 0;
     for (size_t i = 0; i < texts.size(); ++i) {
       SCOPED_TRACE(name + ", " + std::to_string(texts[i].ids.size()) + " tokens");
