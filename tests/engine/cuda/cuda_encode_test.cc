@@ -1,7 +1,6 @@
 // Whole models on the CUDA backend give what they give on the CPU, within bf16.
 #include <cuda_runtime_api.h>
 
-#include <future>
 #include <string>
 #include <vector>
 
@@ -93,18 +92,14 @@ TEST(CudaEngine, PackedTextsAreEncodedAsTheyAreAlone) {
   const std::string name = "b_h12_c192";
   const auto on_cuda = LoadGolden(*cuda, name), on_cpu = LoadGolden(*cpu, name);
   const std::vector<int64_t> lengths = {2, 3, 17, 64, 65, 9, 33};
-  std::vector<std::promise<EncodeResult>> promises(lengths.size());
+  std::vector<EncodeTask> tasks;
   for (size_t i = 0; i < lengths.size(); ++i) {
-    EncodeTask task = MakeTask(on_cuda, SomeIds(lengths[i], static_cast<uint32_t>(i)));
-    task.on_done = [&promise = promises[i]](absl::StatusOr<EncodeResult> result) {
-      EXPECT_TRUE(result.ok()) << result.status();
-      promise.set_value(result.ok() ? *std::move(result) : EncodeResult());
-    };
-    ASSERT_TRUE(cuda->Submit(std::move(task)).ok());
+    tasks.push_back(MakeTask(on_cuda, SomeIds(lengths[i], static_cast<uint32_t>(i))));
   }
+  const std::vector<EncodeResult> together = testing::EncodeTogether(*cuda, std::move(tasks));
   int64_t largest_batch = 0;
   for (size_t i = 0; i < lengths.size(); ++i) {
-    const EncodeResult packed = promises[i].get_future().get();
+    const EncodeResult& packed = together[i];
     largest_batch = std::max(largest_batch, packed.stats.batch_sequences);
     ExpectSameVectors(
         packed, EncodeOn(*cpu, MakeTask(on_cpu, SomeIds(lengths[i], static_cast<uint32_t>(i)))));
