@@ -43,6 +43,7 @@ lifecycle {{ drain_grace_seconds: 20 }}
 # Reasons that a client cannot bring about, or that it does not get to see.
 NOT_SEEN = {
     "OUT_OF_MEMORY": "needs an allocation to fail",
+    "DEVICE_LOST": "needs a CUDA device to fail",
     "DEADLINE_EXCEEDED": "the client library makes its own status when the deadline passes",
     "CANCELLED": "likewise when the call is cancelled",
     "READ_STALLED": "the call is reset, so that the client library says CANCELLED",
