@@ -157,8 +157,8 @@ PARITY_TEST(emulator_launches) {
   cudaGraphExec_t exec;
   REQUIRE_OK(cudaMemset(out.data(), 0, 8));
   REQUIRE_OK(cudaStreamCreate(&stream));
-  REQUIRE_OK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-  REQUIRE_OK(Launch(Touch, dim3(2), dim3(1), 0, stream, out.data()));
+  EXPECT(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess);
+  EXPECT(Launch(Touch, dim3(2), dim3(1), 0, stream, out.data()) == cudaSuccess);
   REQUIRE_OK(cudaStreamEndCapture(stream, &graph));
   EXPECT(out.Download()[1] == 0);
   REQUIRE_OK(cudaGraphInstantiate(&exec, graph));
@@ -166,6 +166,36 @@ PARITY_TEST(emulator_launches) {
   EXPECT(out.Download()[1] == 1);
   EXPECT_OK(cudaGraphExecDestroy(exec));
   EXPECT_OK(cudaGraphDestroy(graph));
+  EXPECT_OK(cudaStreamDestroy(stream));
+}
+
+// What a device refuses while the thread captures spoils all of it.
+PARITY_TEST(emulator_captures) {
+  const DeviceArray<float> out(2);
+  cudaStream_t stream;
+  cudaEvent_t event;
+  REQUIRE_OK(cudaStreamCreate(&stream));
+  REQUIRE_OK(cudaEventCreate(&event));
+  float* more = nullptr;
+  const auto refused = [&](int what) {
+    if (what == 0) return cudaMalloc(&more, 4);
+    if (what == 1) return cudaEventSynchronize(event);
+    if (what == 2) return cudaStreamSynchronize(stream);
+    return cudaMemcpy(out.data(), out.data() + 1, 4, cudaMemcpyDeviceToDevice);
+  };
+  for (int what = 0; what < 4; ++what) {
+    cudaGraph_t graph;
+    EXPECT(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess);
+    EXPECT(refused(what) == cudaErrorStreamCaptureUnsupported);
+    EXPECT(Launch(Touch, dim3(2), dim3(1), 0, stream, out.data()) ==
+           cudaErrorStreamCaptureInvalidated);
+    EXPECT(cudaStreamEndCapture(stream, &graph) == cudaErrorStreamCaptureInvalidated);
+    EXPECT(graph == nullptr);
+    EXPECT_OK(refused(what));
+  }
+  static_cast<void>(cudaGetLastError());
+  EXPECT_OK(cudaFree(more));
+  EXPECT_OK(cudaEventDestroy(event));
   EXPECT_OK(cudaStreamDestroy(stream));
 }
 

@@ -26,7 +26,9 @@ enum cudaError_t {
   cudaErrorLaunchOutOfResources = 701,
   cudaErrorLaunchFailure = 719,
   cudaErrorNotSupported = 801,
+  cudaErrorStreamCaptureUnsupported = 900,
   cudaErrorStreamCaptureInvalidated = 901,
+  cudaErrorStreamCaptureWrongThread = 908,
   cudaErrorUnknown = 999,
 };
 
@@ -174,5 +176,8 @@ const char* LastFailure();
 
 // The next event that is waited for tells this error, as a device does of what ran before.
 void FailLater(cudaError_t error);
+
+// Whether captures can be begun from now on, on any thread; they can at first.
+void AllowCaptures(bool allowed);
 
 }  // namespace longdoc::kernels::cuda::emulation

@@ -10,6 +10,8 @@
 #include <map>
 #include <mutex>
 
+#include "stream.h"
+
 namespace longdoc::kernels::cuda::emulation {
 namespace {
 
@@ -112,6 +114,8 @@ cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
 
 // Pinned host memory: ordinary.
 cudaError_t cudaHostAlloc(void** pointer, size_t bytes, unsigned) {
+  const cudaError_t error = longdoc::kernels::cuda::emulation::RefuseInCapture();
+  if (error != cudaSuccess) return error;
   *pointer = bytes == 0 ? nullptr : std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
   return bytes != 0 && *pointer == nullptr ? cudaErrorMemoryAllocation : cudaSuccess;
 }
@@ -119,6 +123,8 @@ cudaError_t cudaMallocHost(void** pointer, size_t bytes) {
   return cudaHostAlloc(pointer, bytes, 0);
 }
 cudaError_t cudaFreeHost(void* pointer) {
+  const cudaError_t error = longdoc::kernels::cuda::emulation::RefuseInCapture();
+  if (error != cudaSuccess) return error;
   std::free(pointer);
   return cudaSuccess;
 }

@@ -219,7 +219,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
   }
   return Note(cudaErrorInvalidValue);
 }
-cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
+cudaError_t cudaDeviceSynchronize() { return RefuseInCapture(); }
 cudaError_t cudaDeviceReset() { return cudaSuccess; }
 cudaError_t cudaDriverGetVersion(int* version) {
   *version = 13000;
@@ -251,15 +251,20 @@ cudaError_t cudaGetDriverEntryPointByVersion(const char* symbol, void** function
 // --------------------------------------------------------------------------------------
 
 cudaError_t cudaMalloc(void** pointer, size_t bytes) {
-  return Note(AllocateDevice(pointer, bytes));
+  const cudaError_t error = RefuseInCapture();
+  return error != cudaSuccess ? error : Note(AllocateDevice(pointer, bytes));
 }
-cudaError_t cudaFree(void* pointer) { return Note(FreeDevice(pointer)); }
+cudaError_t cudaFree(void* pointer) {
+  const cudaError_t error = RefuseInCapture();
+  return error != cudaSuccess ? error : Note(FreeDevice(pointer));
+}
 cudaError_t cudaMallocAsync(void** pointer, size_t bytes, cudaStream_t) {
   return cudaMalloc(pointer, bytes);
 }
 cudaError_t cudaFreeAsync(void* pointer, cudaStream_t) { return cudaFree(pointer); }
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
-  return cudaMemcpyAsync(to, from, bytes, kind, nullptr);
+  const cudaError_t error = RefuseInCapture();
+  return error != cudaSuccess ? error : cudaMemcpyAsync(to, from, bytes, kind, nullptr);
 }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream) {

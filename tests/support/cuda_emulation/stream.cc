@@ -12,6 +12,7 @@ struct CUgraph_st {
 struct CUgraphExec_st : CUgraph_st {};
 struct CUstream_st {
   CUgraph_st* capture = nullptr;
+  bool spoilt = false;  // the capture
 };
 struct CUevent_st {
   bool recorded = false;
@@ -21,12 +22,22 @@ struct CUevent_st {
 namespace longdoc::kernels::cuda::emulation {
 namespace {
 std::atomic<cudaError_t> late_error{cudaSuccess};
-}
+std::atomic<bool> captures_allowed{true};
+thread_local cudaStream_t captured = nullptr;  // by this thread
+}  // namespace
 
 void FailLater(cudaError_t error) { late_error = error; }
+void AllowCaptures(bool allowed) { captures_allowed = allowed; }
+
+cudaError_t RefuseInCapture() {
+  if (captured == nullptr) return cudaSuccess;
+  captured->spoilt = true;
+  return Note(cudaErrorStreamCaptureUnsupported);
+}
 
 cudaError_t Enqueue(cudaStream_t stream, std::function<cudaError_t()> step) {
   if (stream != nullptr && stream->capture != nullptr) {
+    if (stream->spoilt) return Note(cudaErrorStreamCaptureInvalidated);
     stream->capture->steps.push_back(std::move(step));
     return cudaSuccess;
   }
@@ -50,8 +61,8 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   delete stream;
   return cudaSuccess;
 }
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaStreamQuery(cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaStreamSynchronize(cudaStream_t) { return RefuseInCapture(); }
+cudaError_t cudaStreamQuery(cudaStream_t) { return RefuseInCapture(); }
 cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return cudaSuccess; }
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
   *status = stream != nullptr && stream->capture != nullptr ? cudaStreamCaptureStatusActive
@@ -82,8 +93,11 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
     return cudaSuccess;
   });
 }
-cudaError_t cudaEventSynchronize(cudaEvent_t) { return Note(late_error.exchange(cudaSuccess)); }
-cudaError_t cudaEventQuery(cudaEvent_t) { return cudaSuccess; }
+cudaError_t cudaEventSynchronize(cudaEvent_t) {
+  const cudaError_t error = RefuseInCapture();
+  return error != cudaSuccess ? error : Note(late_error.exchange(cudaSuccess));
+}
+cudaError_t cudaEventQuery(cudaEvent_t) { return RefuseInCapture(); }
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEvent_t end) {
   if (!start->recorded || !end->recorded) return Note(cudaErrorInvalidResourceHandle);
   *milliseconds = std::chrono::duration<float, std::milli>(end->at - start->at).count();
@@ -91,13 +105,23 @@ cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEve
 }
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
   if (stream == nullptr || stream->capture != nullptr) return Note(cudaErrorInvalidValue);
+  if (!captures_allowed) return Note(cudaErrorStreamCaptureUnsupported);
   stream->capture = new CUgraph_st;
+  stream->spoilt = false;
+  captured = stream;
   return cudaSuccess;
 }
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  *graph = nullptr;
   if (stream == nullptr || stream->capture == nullptr) return Note(cudaErrorInvalidValue);
-  *graph = stream->capture;
-  stream->capture = nullptr;
+  if (stream != captured) return Note(cudaErrorStreamCaptureWrongThread);
+  captured = nullptr;
+  CUgraph_st* recorded = std::exchange(stream->capture, nullptr);
+  if (stream->spoilt) {
+    delete recorded;
+    return Note(cudaErrorStreamCaptureInvalidated);
+  }
+  *graph = recorded;
   return cudaSuccess;
 }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {
