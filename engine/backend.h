@@ -25,6 +25,7 @@
 #include "absl/status/statusor.h"
 #include "engine/gemm.h"
 #include "engine/memory_pool.h"
+#include "engine/op_recording.h"
 #include "engine/tensor.h"
 #include "kernels/attention.h"
 #include "kernels/cpu_kernels.h"
@@ -34,6 +35,7 @@ namespace longdoc {
 class AttentionSteps;
 class CrossKvSpill;
 class WholeMqa;
+struct SampleTokenArgs;
 
 struct BackendInfo {
   std::string name;                  // "cpu", "reference", "cuda"
@@ -45,6 +47,7 @@ struct BackendInfo {
   int64_t query_tile = 128;          // query rows of an attention step, where it is cut by rows
   int64_t span_tile = 16;            // spans of a pooling step
   bool whole_mqa = false;            // multi-query attention is whole_mqa()'s, not cut into parts
+  bool device_rounds = false;        // SampleToken() and NewRecording() are there
   int64_t fixed_bytes = 0;           // of memory(), that the backend keeps for itself
 };
 
@@ -160,6 +163,12 @@ class Backend {
   virtual void LogSoftmaxTile(const kernels::LogSoftmaxTileArgs& args) = 0;
   // Instead of MqaPartial and MqaMerge where info().whole_mqa says so, otherwise null.
   virtual WholeMqa* whole_mqa() { return nullptr; }
+
+  // Generation where info().device_rounds says so: choosing a token (sampler.h), and all ops of a
+  // round as one call (op_recording.h). What is recorded is called from a worker.
+  virtual int64_t SampleScratchBytes(int64_t /*vocabulary*/) const { return 0; }
+  virtual void SampleToken(const SampleTokenArgs&) {}
+  virtual std::unique_ptr<OpRecording> NewRecording() { return nullptr; }
 };
 
 // `compute_type` kF32 or kBF16. Without native bf16 dot products, kBF16 keeps q, k, v in bf16 (half

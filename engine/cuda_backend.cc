@@ -13,10 +13,11 @@
 #include "absl/strings/str_format.h"
 #include "engine/attention_steps.h"
 #include "engine/backend.h"
-#include "engine/base/error_reason.h"
 #include "engine/base/status_macros.h"
 #include "engine/cuda_attention.h"
 #include "engine/cuda_mqa.h"
+#include "engine/cuda_recording.h"
+#include "engine/sampler.h"
 #include "engine/spill.h"
 #include "kernels/cuda/cuda_kernels.h"
 #include "kernels/cuda/gemm.h"
@@ -34,13 +35,6 @@ int64_t SizeClass(int64_t bytes) {
   int64_t step = 512;
   while (step * 16 <= bytes) step *= 2;
   return kernels::RoundUp(bytes, step);
-}
-
-absl::Status ToStatus(const cuda::Runtime::Fault& fault) {
-  if (fault.text.empty()) return absl::OkStatus();
-  const std::string message = absl::StrCat("cuda: ", fault.text);
-  return fault.is_lost ? WithReason(absl::UnavailableError(message), "DEVICE_LOST")
-                       : absl::InternalError(message);
 }
 
 class DeviceMemory final : public MemorySource {
@@ -234,6 +228,14 @@ class CudaBackend final : public Backend {
   }
   WholeMqa* whole_mqa() override { return &mqa_; }
 
+  int64_t SampleScratchBytes(int64_t vocabulary) const override {
+    return cuda::SampleWorkspaceBytes(1, vocabulary);
+  }
+  void SampleToken(const SampleTokenArgs& args) override;
+  std::unique_ptr<OpRecording> NewRecording() override {
+    return std::make_unique<CudaRecording>(rt_);
+  }
+
  private:
   cudaStream_t s() const { return rt_.stream(); }
   void Note(cudaError_t error, const char* what) { rt_.Note(error, what); }
@@ -319,6 +321,22 @@ void CudaBackend::Route(const RouteTokensArgs& args) {
   Note(cuda::NoteRouted(note, s()), "routing");
 }
 
+void CudaBackend::SampleToken(const SampleTokenArgs& args) {
+  cuda::SampleArgs sample;
+  sample.rows = 1;
+  sample.vocabulary = args.vocabulary;
+  sample.logits = args.logits;
+  sample.scale = args.scale;
+  sample.temperature = args.options.temperature;
+  sample.top_k = args.options.top_k;
+  sample.top_p = args.options.top_p;
+  sample.uniform = args.draw;
+  sample.tokens = &args.token->id;  // of memory of the device, as in Route
+  sample.log_probs = &args.token->log_prob;
+  sample.workspace = args.scratch;
+  Note(cuda::Sample(sample, s()), "sampling");
+}
+
 // For the library's own memory, the context's, and what the driver cannot use in between.
 int64_t UsableBytes(const cuda::DeviceInfo& device) {
   return device.free_bytes - std::max(device.memory_bytes / 32, int64_t{512} << 20);
@@ -352,7 +370,7 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(const CudaOptions& opti
   info.isa = absl::StrFormat("sm_%d%d", device.major, device.minor);
   info.gemm_type = info.storage_type = kType;
   info.num_workers = 1;
-  info.whole_mqa = true;
+  info.whole_mqa = info.device_rounds = true;
   info.token_tile = options.token_tile;
   info.span_tile = 4096;
   info.fixed_bytes = cuda::kGemmWorkspaceBytes;

@@ -270,6 +270,8 @@ void DecodeResources::CountScored(const DecodeCount& count, double flops, bool o
 void DecodeResources::CountGenerated(const DecodeCount& count) {
   std::lock_guard lock(mutex_);
   counters_.tokens_generated += count.targets;
+  counters_.recorded_rounds += count.recorded_rounds;
+  counters_.replayed_rounds += count.replayed_rounds;
   counters_.seconds += count.worker_seconds;
 }
 

@@ -1,7 +1,6 @@
 #include "engine/decoder_layers.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "engine/base/check.h"
 #include "engine/base/status_macros.h"
@@ -32,22 +31,6 @@ int64_t PartialRowBytes(const DecoderWeights& weights, int64_t document_tokens) 
   return parts * weights.config.decoder_heads * (weights.config.head_dim + 2) * 4;
 }
 
-// Arrays one after the other in one piece, for one copy to the device.
-template <typename T>
-int64_t Append(const std::vector<T>& values, std::vector<char>& all) {
-  const size_t at = all.size(), bytes = values.size() * sizeof(T);
-  all.resize(at + bytes);
-  std::memcpy(all.data() + at, values.data(), bytes);
-  return static_cast<int64_t>(at);
-}
-
-// What Append makes of a run, at most.
-int64_t RowArrayBytes(const DecoderWeights& weights, int64_t max_rows) {
-  const int64_t inputs = std::min(max_rows, DecoderLayers::kMaxInputs);
-  return 8 * (2 * inputs + 1 + inputs * KvPages(weights.config.max_target_tokens)) +
-         4 * 4 * max_rows;
-}
-
 // Rows of a group. A tile, which is never cut, has kKeyBlock rows at least when there are as many.
 int64_t GroupRows(const DecoderWeights& weights, int64_t document_tokens, int64_t max_rows) {
   const int64_t fitting = kPartialBytes / PartialRowBytes(weights, document_tokens);
@@ -56,11 +39,6 @@ int64_t GroupRows(const DecoderWeights& weights, int64_t document_tokens, int64_
 
 }  // namespace
 
-KvShape DecoderCacheShape(const DecoderWeights& weights, const BackendInfo& backend) {
-  return {weights.config.decoder_layers, static_cast<int32_t>(weights.config.head_dim),
-          backend.storage_type};
-}
-
 int64_t DecoderLayers::PlanBytes(const DecoderWeights& weights, const BackendInfo& backend,
                                  int64_t document_tokens, int64_t max_rows) {
   const int64_t inner = weights.config.decoder_heads * weights.config.head_dim;
@@ -68,7 +46,7 @@ int64_t DecoderLayers::PlanBytes(const DecoderWeights& weights, const BackendInf
   const int64_t bytes = max_rows * (weights.config.hidden_size * 4 + inner * (4 + gemm));
   if (backend.whole_mqa) {
     return bytes + max_rows * (inner + 2 * weights.config.head_dim) * 4 +
-           RowArrayBytes(weights, max_rows);
+           RowArrays::PlanBytes(weights, max_rows);
   }
   return bytes +
          GroupRows(weights, document_tokens, max_rows) * PartialRowBytes(weights, document_tokens);
@@ -118,22 +96,39 @@ absl::StatusOr<std::unique_ptr<DecoderLayers>> DecoderLayers::Create(Backend& ba
   return layers;
 }
 
-absl::Status DecoderLayers::Begin(absl::Span<const DecoderInput> inputs) {
+absl::Status DecoderLayers::Begin(absl::Span<const DecoderInput> inputs,
+                                  const DecoderRunOptions& options) {
   PlanRows(inputs);
-  RETURN_IF_ERROR(PlaceRows());
+  if (state_.whole != nullptr) {
+    RETURN_IF_ERROR(row_arrays_.Place(options, state_));
+  } else {
+    ASSIGN_OR_RETURN(placed_ids_, state_.backend->Place(state_.ids.data(), 4 * rows()));
+    state_.placed_ids = placed_ids_.as<int32_t>();
+  }
   PlanTiles();
   PlanSelfAttention();
   PlanGroups();
-  layer_ = group_ = 0;
   const Colt5Config& c = state_.weights->config;
   const double inner = static_cast<double>(state_.inner());
   const double dense = 4 * inner * static_cast<double>(c.hidden_size) +
                        3 * static_cast<double>(c.hidden_size * c.decoder_ff_size);
   const double cross = 2 * inner * static_cast<double>(state_.document->tokens);
-  weight_done_ = 0;
   weight_total_ =
       2 * (dense + cross) * static_cast<double>(rows()) * static_cast<double>(c.decoder_layers);
+  Restart();
+  return absl::OkStatus();
+}
+
+void DecoderLayers::Restart() {
+  layer_ = group_ = 0;
+  weight_done_ = 0;
   EnterPhase(Phase::kEmbed);
+}
+
+absl::Status DecoderLayers::RunAll(WorkerScratch& scratch) {
+  for (Restart(); !finished(); NextPhase()) {
+    for (int64_t step = 0; step < num_steps_; ++step) RETURN_IF_ERROR(RunStep(step, scratch));
+  }
   return absl::OkStatus();
 }
 
@@ -157,64 +152,6 @@ void DecoderLayers::PlanRows(absl::Span<const DecoderInput> inputs) {
     }
   }
   LD_CHECK(rows() > 0 && rows() <= max_rows_);
-}
-
-// Where ops can read it: the ids, and all that attention of many sequences must know of them.
-absl::Status DecoderLayers::PlaceRows() {
-  DecoderState& s = state_;
-  if (s.whole == nullptr) {
-    ASSIGN_OR_RETURN(placed_rows_, s.backend->Place(s.ids.data(), 4 * rows()));
-    s.placed_ids = placed_rows_.as<int32_t>();
-    return absl::OkStatus();
-  }
-  LD_CHECK(s.inputs.size() <= kMaxInputs);
-  CachedRows& c = s.cached;
-  const KvShape shape = DecoderCacheShape(*s.weights, s.backend->info());
-  c = {};
-  c.rows = rows();
-  c.sequences = static_cast<int64_t>(s.inputs.size());
-  c.page_blocks = kKvPageBlocks;
-  c.layer_bytes = shape.layer_bytes();
-  c.head_dim = shape.head_dim;
-  c.storage = shape.storage;
-  for (const DecoderInput& input : s.inputs) {
-    c.max_rows = std::max(c.max_rows, static_cast<int64_t>(input.ids.size()));
-    c.table_stride = std::max(c.table_stride, input.keys->pages());
-  }
-  std::vector<int64_t> cu_query_rows, key_counts;
-  std::vector<const void*> pages(static_cast<size_t>(c.sequences * c.table_stride));
-  std::vector<int32_t> positions, stored, sequence_of;
-  for (const int64_t row : s.cu_rows) cu_query_rows.push_back(row * s.heads());
-  for (size_t i = 0; i < s.inputs.size(); ++i) {
-    const DecoderInput& input = s.inputs[i];
-    const int64_t end = input.first + static_cast<int64_t>(input.ids.size());
-    key_counts.push_back(end);
-    c.max_keys = std::max(c.max_keys, end);
-    for (int64_t p = 0; p < input.keys->pages(); ++p) {
-      pages[static_cast<int64_t>(i) * c.table_stride + p] = input.keys->page(p);
-    }
-    for (int64_t position = input.first; position < end; ++position) {
-      positions.push_back(static_cast<int32_t>(position));
-      stored.push_back(position < input.stored ? -1 : static_cast<int32_t>(position));
-      sequence_of.push_back(static_cast<int32_t>(i));
-    }
-  }
-  row_arrays_.clear();
-  const int64_t at[] = {Append(cu_query_rows, row_arrays_), Append(key_counts, row_arrays_),
-                        Append(pages, row_arrays_),         Append(s.ids, row_arrays_),
-                        Append(positions, row_arrays_),     Append(stored, row_arrays_),
-                        Append(sequence_of, row_arrays_)};
-  ASSIGN_OR_RETURN(placed_rows_,
-                   s.backend->Place(row_arrays_.data(), static_cast<int64_t>(row_arrays_.size())));
-  const auto array = [&](int i) -> const void* { return placed_rows_.as<char>() + at[i]; };
-  c.cu_query_rows = static_cast<const int64_t*>(array(0));
-  c.key_counts = static_cast<const int64_t*>(array(1));
-  c.pages = static_cast<const void* const*>(array(2));
-  s.placed_ids = static_cast<const int32_t*>(array(3));
-  c.positions = static_cast<const int32_t*>(array(4));
-  c.stored = static_cast<const int32_t*>(array(5));
-  c.sequence_of = static_cast<const int32_t*>(array(6));
-  return absl::OkStatus();
 }
 
 // Tiles consist of whole runs of rows that share a key block, so that every block of the cache is

@@ -15,16 +15,14 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "engine/decoder_steps.h"
+#include "engine/row_arrays.h"
 #include "engine/spill.h"
 
 namespace longdoc {
 
-// Of the self-attention cache that a decoder fills on this backend.
-KvShape DecoderCacheShape(const DecoderWeights& weights, const BackendInfo& backend);
-
 class DecoderLayers {
  public:
-  static constexpr int64_t kMaxInputs = 256;  // of a run
+  static constexpr int64_t kMaxInputs = RowArrays::kMaxInputs;  // of a run
 
   // Memory for runs of up to `max_rows` rows over a document of so many tokens.
   static int64_t PlanBytes(const DecoderWeights& weights, const BackendInfo& backend,
@@ -39,13 +37,15 @@ class DecoderLayers {
 
   // Begins a run. At least one row, at most max_rows. The inputs stay until the run is over.
   // RESOURCE_EXHAUSTED when there is no memory.
-  absl::Status Begin(absl::Span<const DecoderInput> inputs);
+  absl::Status Begin(absl::Span<const DecoderInput> inputs, const DecoderRunOptions& options = {});
 
   // As of a Pass: the steps of one run.
   int64_t num_steps() const { return num_steps_; }
   bool finished() const { return phase_ == Phase::kDone; }
   absl::Status RunStep(int64_t step, WorkerScratch& scratch) const;
   void NextPhase();
+  // Instead of all that: the whole run, from its beginning, as one step. May be called again.
+  absl::Status RunAll(WorkerScratch& scratch);
   // Share of the run's work in the phases that are over, in [0, 1].
   double Progress() const { return weight_total_ > 0 ? weight_done_ / weight_total_ : 0; }
 
@@ -66,19 +66,19 @@ class DecoderLayers {
 
   DecoderLayers() = default;
   void PlanRows(absl::Span<const DecoderInput> inputs);
-  absl::Status PlaceRows();
   void PlanTiles();
   void PlanSelfAttention();
   void PlanGroups();
   int64_t StepsOf(Phase phase) const;
   double WeightOf(Phase phase) const;
   void EnterPhase(Phase phase);
+  void Restart();
 
   DecoderState state_;
   CrossKvUse document_use_;
   Buffer y_, q_, attended_, partial_, qkv_;
-  std::vector<char> row_arrays_;  // of state_.cached, on the host; moves keep its address
-  Placed placed_rows_;
+  RowArrays row_arrays_;  // where attention is whole,
+  Placed placed_ids_;     // or where it is in parts
   int64_t max_rows_ = 0;
 
   std::vector<RowRange> tiles_;

@@ -178,6 +178,11 @@ void MergeCross(const DecoderState& s, int64_t group_begin, RowRange tile) {
 
 }  // namespace
 
+KvShape DecoderCacheShape(const DecoderWeights& weights, const BackendInfo& backend) {
+  return {weights.config.decoder_layers, static_cast<int32_t>(weights.config.head_dim),
+          backend.storage_type};
+}
+
 absl::Status DecoderEmbedStep(const DecoderState& s, RowRange tile, WorkerScratch& scratch) {
   kernels::EmbedArgs args;
   args.rows = tile.rows;

@@ -19,6 +19,9 @@
 
 namespace longdoc {
 
+// Of the self-attention cache that a decoder fills on this backend.
+KvShape DecoderCacheShape(const DecoderWeights& weights, const BackendInfo& backend);
+
 // The next inputs of one sequence.
 struct DecoderInput {
   absl::Span<const int32_t> ids;  // the caller's until the run is over; not empty
@@ -49,6 +52,7 @@ struct DecoderState {
   std::vector<int64_t> cu_rows;  // [inputs + 1]: where an input's rows begin
   std::vector<int32_t> ids;      // [T]
   const int32_t* placed_ids = nullptr;
+  const double* placed_draws = nullptr;  // DecoderRunOptions::draws; where attention is whole
 
   float* y = nullptr;        // [T, C], the residual stream
   float* q = nullptr;        // [T, H·D], queries of the next attention

@@ -180,6 +180,8 @@ struct DecodeCounters {
   int64_t candidates_scored = 0;
   int64_t tokens_scored = 0;  // targets, [SEP] included
   int64_t tokens_generated = 0;
+  // On a device: how often the ops of a generation's round were recorded, and replayed.
+  int64_t recorded_rounds = 0, replayed_rounds = 0;
   double seconds = 0;  // worker time
   SpillStats spill;
 };

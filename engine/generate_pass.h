@@ -4,8 +4,14 @@
 //
 // Each round is a few phases of small steps, so that other work gets its turn in between, and a
 // cancellation is seen at once.
+//
+// On a device a round of one token is one step: a few hundred ops that take it less time than the
+// host needs to call them. They are the same calls in every round, so they are recorded and
+// replayed. What differs (row_arrays.h) is copied to the device beforehand, and of the result only
+// the token comes back.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <functional>
@@ -31,6 +37,7 @@ class GeneratePass final : public Pass {
     int64_t max_new_tokens = 0;        // at least 1
     SamplingOptions sampling;
     std::function<void(int32_t token, float log_prob)> on_token;  // between steps; may be null
+    bool record = true;                                           // false: for tests
   };
 
   static int64_t PlanBytes(const DecoderWeights& weights, const BackendInfo& backend,
@@ -52,13 +59,22 @@ class GeneratePass final : public Pass {
   DecodeCount count() const;
 
  private:
-  enum class Phase { kLayers, kLogits, kSample, kDone };
+  // kRound instead of the first three.
+  enum class Phase { kLayers, kLogits, kSample, kRound, kDone };
+  // Where the ops of a round work, as far as that may change between rounds.
+  using Addresses = std::array<const void*, 6>;
 
   explicit GeneratePass(Setup setup);
   absl::Status Feed(std::vector<int32_t> ids);
   absl::Status TakeToken();
   absl::Status RunLogits(int64_t step, WorkerScratch& scratch);
-  absl::Status RunSample();
+  absl::Status RunSample(WorkerScratch& scratch);
+  absl::Status RunRound(WorkerScratch& scratch);
+  absl::Status CallRound(WorkerScratch& scratch);
+  absl::Status CallSampleToken(WorkerScratch& scratch);
+  absl::Status FetchToken();
+  Addresses AddressesOf(const WorkerScratch& scratch) const;
+  int64_t key_capacity() const;
   void EnterPhase(Phase phase);
 
   Setup setup_;
@@ -68,10 +84,14 @@ class GeneratePass final : public Pass {
   std::vector<int32_t> next_ids_;  // inputs of this round
   DecoderInput input_;
   Buffer logits_;  // [V], of the round's last row, unscaled
+  Buffer token_;   // a SampledToken, where the device samples
   SampledToken sampled_;
   std::vector<int32_t> tokens_;
   std::vector<float> log_probs_;
   bool stopped_ = false;
+
+  std::unique_ptr<OpRecording> recording_;  // null: rounds are not recorded
+  Addresses called_{}, recorded_{};  // of the last round that was called; of the recorded one
 
   absl::Status failure_;
   Phase phase_ = Phase::kDone;

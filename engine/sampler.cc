@@ -50,6 +50,10 @@ absl::Status CheckSamplingOptions(const SamplingOptions& o) {
   return WithReason(absl::InvalidArgumentError(problem), "INVALID_SAMPLING");
 }
 
+absl::Status LogitsNotFinite() {
+  return absl::InternalError("the decoder's logits are not finite");
+}
+
 absl::StatusOr<SampledToken> Sampler::Next(absl::Span<const float> logits, float scale) {
   int32_t best = 0;
   for (size_t v = 1; v < logits.size(); ++v) {
@@ -59,7 +63,7 @@ absl::StatusOr<SampledToken> Sampler::Next(absl::Span<const float> logits, float
   double sum = 0;
   for (const float logit : logits) sum += std::exp(static_cast<double>(logit * scale) - max);
   if (!std::isfinite(max) || !std::isfinite(sum)) {
-    return absl::InternalError("the decoder's logits are not finite");
+    return LogitsNotFinite();
   }
   SampledToken token;
   token.id = options_.temperature > 0 ? Draw(logits, scale, max) : best;

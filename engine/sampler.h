@@ -23,6 +23,20 @@ struct SampledToken {
   float log_prob = 0;  // of the model itself: before temperature and truncation
 };
 
+// Sampler::Next as an op of a device (Backend::SampleToken). Pointers are memory of the device.
+struct SampleTokenArgs {
+  const float* logits = nullptr;  // [vocabulary]
+  int64_t vocabulary = 0;
+  float scale = 1;
+  SamplingOptions options;
+  const double* draw = nullptr;   // a UniformDraw; not read when greedy
+  SampledToken* token = nullptr;  // id -1 when logits are not finite
+  void* scratch = nullptr;        // SampleScratchBytes(vocabulary)
+};
+
+// INTERNAL: what a sampler says of such logits.
+absl::Status LogitsNotFinite();
+
 // Confined to one sequence. Options have been checked.
 class Sampler {
  public:

@@ -32,6 +32,8 @@ struct DecodeCount {
   int64_t rows = 0;        // inputs that went through the layers
   int64_t candidates = 0;  // scored
   int64_t targets = 0;     // log-probabilities delivered
+  // Of a generation on a device: recordings made of a round, and rounds that replayed one.
+  int64_t recorded_rounds = 0, replayed_rounds = 0;
   double worker_seconds = 0;
 };
 

@@ -11,6 +11,10 @@ constexpr int64_t kStagingBytes = int64_t{4} << 20;
 // Errors of one call that leave the context as it was. All others are of the device, or mean that
 // nothing is known about it.
 bool LeavesDeviceIntact(cudaError_t error) {
+  // Of recording; they have numbers of their own.
+  if (error >= cudaErrorStreamCaptureUnsupported && error <= cudaErrorStreamCaptureWrongThread) {
+    return true;
+  }
   switch (error) {
     case cudaErrorInvalidValue:
     case cudaErrorMemoryAllocation:
@@ -72,7 +76,9 @@ cudaError_t Runtime::Create(const DeviceInfo& device, OnFailure on_failure,
 
 cudaError_t Runtime::Init() {
   cudaError_t error = cudaSetDevice(device_);
-  if (error == cudaSuccess) error = cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking);
+  for (cudaStream_t* stream : {&stream_, &recording_stream_}) {
+    if (error == cudaSuccess) error = cudaStreamCreateWithFlags(stream, cudaStreamNonBlocking);
+  }
   // Waiting must not keep a core busy: the other threads of a server need it.
   constexpr unsigned kFlags = cudaEventBlockingSync | cudaEventDisableTiming;
   for (cudaEvent_t* event :
@@ -103,7 +109,9 @@ Runtime::~Runtime() {
   for (const Staging& staging : staging_) {
     if (staging.data != nullptr) cudaFreeHost(staging.data);
   }
-  if (stream_ != nullptr) cudaStreamDestroy(stream_);
+  for (cudaStream_t stream : {stream_, recording_stream_}) {
+    if (stream != nullptr) cudaStreamDestroy(stream);
+  }
 }
 
 void Runtime::NoteError(cudaError_t error, const char* what) {
@@ -187,6 +195,35 @@ void Runtime::Download(void* host, const void* device, int64_t bytes) {
          "copying from the device");
   }
   Synchronize();
+}
+
+cudaGraphExec_t Runtime::Record(const std::function<bool()>& launches) {
+  const std::lock_guard<std::mutex> lock(recording_mutex_);
+  MakeCurrent();
+  // Of this mode, only what this thread does can spoil the recording.
+  cudaError_t error = cudaStreamBeginCapture(recording_stream_, cudaStreamCaptureModeThreadLocal);
+  if (error != cudaSuccess) {
+    Note(error, "beginning to record");
+    return nullptr;
+  }
+  recorder_ = std::this_thread::get_id();
+  const bool complete = launches();
+  recorder_ = std::thread::id();
+  cudaGraph_t recorded = nullptr;
+  error = cudaStreamEndCapture(recording_stream_, &recorded);
+  cudaGraphExec_t graph = nullptr;
+  if (error == cudaSuccess && complete) error = cudaGraphInstantiate(&graph, recorded, 0);
+  if (recorded != nullptr) Note(cudaGraphDestroy(recorded), "recording");
+  Note(error, "recording");
+  return error == cudaSuccess ? graph : nullptr;
+}
+
+void Runtime::Replay(cudaGraphExec_t graph) { Note(cudaGraphLaunch(graph, stream_), "replaying"); }
+
+void Runtime::FreeGraph(cudaGraphExec_t graph) {
+  if (graph == nullptr) return;
+  MakeCurrent();
+  Note(cudaGraphExecDestroy(graph), "freeing a recording");
 }
 
 void Runtime::EndStep() {

@@ -43,7 +43,10 @@ class Runtime {
 
   int device() const { return device_; }
   int major() const { return major_; }
-  cudaStream_t stream() const { return stream_; }
+  // Where this thread launches.
+  cudaStream_t stream() const {
+    return recorder_ == std::this_thread::get_id() ? recording_stream_ : stream_;
+  }
   void MakeCurrent() { Note(cudaSetDevice(device_), "choosing the device"); }
 
   // ---- errors ----------------------------------------------------------------------------------
@@ -78,6 +81,16 @@ class Runtime {
   // Waits for all that was called before.
   void Download(void* host, const void* device, int64_t bytes);
 
+  // ---- recorded launches -----------------------------------------------------------------------
+
+  // What `launches` launches on stream(), from this thread, as one graph; none of it runs. Others
+  // may use the device meanwhile, nothing of theirs gets into it. `launches` returns whether all
+  // went well; it neither waits nor allocates nor frees. Null on failure, which is noted.
+  cudaGraphExec_t Record(const std::function<bool()>& launches);
+  void Replay(cudaGraphExec_t graph);
+  // Of a graph that may still be running. Null is nothing.
+  void FreeGraph(cudaGraphExec_t graph);
+
   // ---- steps -----------------------------------------------------------------------------------
 
   // Marks the end of a step, and waits until at most one step is left to do.
@@ -111,6 +124,11 @@ class Runtime {
   const int device_, major_;
   const OnFailure on_failure_;
   cudaStream_t stream_ = nullptr;
+
+  std::mutex recording_mutex_;
+  // A stream of its own, so that other threads' copies do not become a part of what is recorded.
+  cudaStream_t recording_stream_ = nullptr;
+  std::atomic<std::thread::id> recorder_{};  // the thread that records
 
   std::mutex fault_mutex_;
   std::string loss_;                               // of the device; empty: none
