@@ -121,6 +121,10 @@ TEST(CudaDecode, ScoresAndTextAgreeWithTheCpu) {
         if (text.tokens[i] != want.tokens[i]) break;
       }
     }
+    const DecodeCounters counters = cuda.engine->stats().decode;
+    EXPECT_GT(counters.recorded_rounds, 0);
+    EXPECT_GT(counters.replayed_rounds, counters.recorded_rounds);
+    EXPECT_EQ(cpu.engine->stats().decode.replayed_rounds, 0);
   }
 }
 
