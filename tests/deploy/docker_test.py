@@ -5,6 +5,7 @@ The image that runs is rebuilt in a directory: the server and exactly the librar
 runtime-packages.txt. There it is started as the container would be: that root, read-only, that user, no
 capabilities.
 """
+import contextlib
 import errno
 import json
 import os
@@ -14,6 +15,7 @@ import shutil
 import subprocess
 import unittest
 
+import grpc
 import health_pb2
 import health_pb2_grpc
 
@@ -282,23 +284,33 @@ class Run(unittest.TestCase):
         self.assertEqual(done.returncode, 127, done.stderr)
         self.assertIn("libcivetweb.so.1", done.stderr)
 
-    def test_serves(self):
+    @contextlib.contextmanager
+    def serving(self, *flags):
+        """(process, the log's line `serving`) of a server in the root, on free ports."""
         log_path = self.work / "log"
         with open(log_path, "wb") as log:
-            process = subprocess.Popen(
-                self.command("--config=/etc/longdoc/config", "--listen=127.0.0.1:0",
-                             "--metrics_listen=127.0.0.1:0"), stdout=log, stderr=log)
+            process = subprocess.Popen(self.command("--listen=127.0.0.1:0", "--metrics_listen=127.0.0.1:0",
+                                                    *flags), stdout=log, stderr=log)
+
+        def ready():
+            self.assertIsNone(process.poll(), log_path.read_text())
+            lines = [json.loads(line) for line in log_path.read_text().splitlines()
+                     if line.startswith("{") and line.endswith("}")]
+            return [line for line in lines if line["event"] == "serving"]
         try:
-            def serving():
-                self.assertIsNone(process.poll(), log_path.read_text())
-                lines = [json.loads(line) for line in log_path.read_text().splitlines()
-                         if line.startswith("{") and line.endswith("}")]
-                return [line for line in lines if line["event"] == "serving"]
-            ready = harness.wait_until("serving", serving)[0]
-            with harness.grpc.insecure_channel(f"127.0.0.1:{ready['port']}") as channel:
-                answer = health_pb2_grpc.HealthStub(channel).Check(
-                    health_pb2.HealthCheckRequest(service="readiness"), timeout=30)
-            self.assertEqual(answer.status, health_pb2.HealthCheckResponse.SERVING)
+            yield process, harness.wait_until("serving", ready)[0]
+        finally:
+            process.kill()
+            process.wait()
+
+    def readiness(self, channel):
+        return health_pb2_grpc.HealthStub(channel).Check(
+            health_pb2.HealthCheckRequest(service="readiness"), timeout=30).status
+
+    def test_serves(self):
+        with self.serving("--config=/etc/longdoc/config") as (process, ready):
+            with grpc.insecure_channel(f"127.0.0.1:{ready['port']}") as channel:
+                self.assertEqual(self.readiness(channel), health_pb2.HealthCheckResponse.SERVING)
             self.assertEqual(harness.http_get(f"http://127.0.0.1:{ready['metrics_port']}/readyz")[0], 200)
             status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
             uid, gid = inherited("cpu", "USER")[-1].split(":")
@@ -310,9 +322,38 @@ class Run(unittest.TestCase):
             with self.assertRaises(OSError) as write:  # even by root, seen from inside
                 (pathlib.Path(f"/proc/{process.pid}/root") / "models" / "file").write_text("")
             self.assertEqual(write.exception.errno, errno.EROFS)
-        finally:
-            process.kill()
-            process.wait()
+
+    def test_serves_with_the_component_tls(self):
+        """The Secret at the place and with the mode that the component gives it."""
+        objects = manifests.render("cpu", ["tls"])
+        pod = manifests.only(objects, "Deployment")["spec"]["template"]["spec"]
+        secret = next(v["secret"] for v in pod["volumes"] if "secret" in v)
+        place = next(m["mountPath"] for m in manifests.server_container(objects)["volumeMounts"]
+                     if m["name"] == "tls")
+        directory = self.root / place.lstrip("/")
+        directory.mkdir()
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj",
+                        "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout",
+                        directory / "tls.key", "-out", directory / "tls.crt"],
+                       check=True, capture_output=True)
+        for file in directory.iterdir():
+            os.chown(file, 0, pod["securityContext"]["fsGroup"])
+            file.chmod(secret["defaultMode"])
+        config = self.root / "etc/longdoc/config-tls"
+        config.mkdir()
+        manifests.write_config(objects, config)
+        with self.serving("--config=/etc/longdoc/config-tls") as (_, ready):
+            self.assertTrue(ready["tls"])
+            trust = grpc.ssl_channel_credentials((directory / "tls.crt").read_bytes())
+            with grpc.secure_channel(f"localhost:{ready['port']}", trust) as channel:
+                self.assertEqual(self.readiness(channel), health_pb2.HealthCheckResponse.SERVING)
+            with grpc.insecure_channel(f"localhost:{ready['port']}") as channel:
+                with self.assertRaises(grpc.RpcError):
+                    self.readiness(channel)
+            for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
+                path = manifests.server_container(objects)[kind]["httpGet"]["path"]
+                url = f"http://127.0.0.1:{ready['metrics_port']}{path}"
+                self.assertEqual(harness.http_get(url)[0], 200, kind)
 
 
 if __name__ == "__main__":

@@ -127,7 +127,7 @@ class Kubernetes(unittest.TestCase):
                 server.signal()
                 harness.wait_until(
                     "NOT_SERVING", lambda: status("readinessProbe")
-                    == health_pb2.HealthCheckResponse.NOT_SERVING, 5)
+                    == health_pb2.HealthCheckResponse.NOT_SERVING, 9)
                 self.assertEqual(status("livenessProbe"), health_pb2.HealthCheckResponse.SERVING)
             server.signal()  # the second one does not wait
             self.assertEqual(server.process.wait(30), 1)
