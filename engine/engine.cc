@@ -124,6 +124,10 @@ class EngineImpl final : public Engine {
     scheduler_.AddTo(&stats);
     meter_.AddTo(&stats);
     decodes_.AddTo(&stats);
+    if (const MemoryPool& memory = backend_->memory(); memory.limit_bytes() > 0) {
+      stats.device_memory = {memory.limit_bytes(), memory.allocated_bytes(),
+                             memory.retained_bytes(), memory.peak_bytes()};
+    }
     return stats;
   }
   const EngineOptions& options() const override { return options_; }

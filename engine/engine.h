@@ -186,6 +186,14 @@ struct DecodeCounters {
   SpillStats spill;
 };
 
+// Of a device's own memory: weights, scratch and documents. All 0 where memory is the host's.
+struct DeviceMemoryStats {
+  int64_t limit_bytes = 0;      // most that is ever taken
+  int64_t allocated_bytes = 0;  // in use
+  int64_t retained_bytes = 0;   // taken but free, for what comes next
+  int64_t peak_bytes = 0;       // most in use at once so far
+};
+
 // A reading of the scheduler for metrics; cheap.
 struct EngineStats {
   int64_t queued_tasks = 0, queued_tokens = 0;
@@ -199,6 +207,7 @@ struct EngineStats {
   double attention_seconds = 0, dense_seconds = 0;             // counters, worker time
   RoutingStats routing;                                        // counters
   DecodeCounters decode;
+  DeviceMemoryStats device_memory;
 };
 
 class Engine {

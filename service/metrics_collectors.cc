@@ -151,6 +151,33 @@ std::vector<MetricFamily> DecodeFamilies(const DecodeCounters& decode) {
   return families;
 }
 
+// All 0 where memory is the host's.
+std::vector<MetricFamily> DeviceFamilies(const DeviceMemoryStats& memory, const SpillStats& spill) {
+  MetricFamily bytes = Family(MetricType::Gauge, "longdoc_device_memory_bytes",
+                              "Memory of the device: in use, kept free for reuse, and the limit.");
+  AddSample(&bytes, "kind", "allocated", Number(memory.allocated_bytes));
+  AddSample(&bytes, "kind", "retained", Number(memory.retained_bytes));
+  AddSample(&bytes, "kind", "limit", Number(memory.limit_bytes));
+  MetricFamily places = Family(MetricType::Gauge, "longdoc_spill_bytes",
+                               "Keys and values of documents that can move: on the device, and in "
+                               "pinned host memory.");
+  AddSample(&places, "place", "device", Number(spill.device_bytes));
+  AddSample(&places, "place", "host", Number(spill.host_bytes));
+  MetricFamily moves =
+      Family(MetricType::Counter, "longdoc_spill_moves_total",
+             "Documents moved to the host because the device was full, and back to be used.");
+  AddSample(&moves, "to", "host", Number(spill.spilled));
+  AddSample(&moves, "to", "device", Number(spill.returned));
+  std::vector<MetricFamily> families;
+  families.push_back(std::move(bytes));
+  families.push_back(Gauge("longdoc_device_memory_peak_bytes",
+                           "Most memory of the device in use at once since the start.",
+                           Number(memory.peak_bytes)));
+  families.push_back(std::move(places));
+  families.push_back(std::move(moves));
+  return families;
+}
+
 }  // namespace
 
 std::vector<MetricFamily> EngineFamilies(const EngineStats& stats) {
@@ -198,6 +225,9 @@ std::vector<MetricFamily> EngineFamilies(const EngineStats& stats) {
   families.push_back(std::move(worker));
   for (auto& family : RoutingFamilies(stats.routing)) families.push_back(std::move(family));
   for (auto& family : DecodeFamilies(stats.decode)) families.push_back(std::move(family));
+  for (auto& family : DeviceFamilies(stats.device_memory, stats.decode.spill)) {
+    families.push_back(std::move(family));
+  }
   return families;
 }
 

@@ -355,6 +355,31 @@ TEST(Metrics, DecoderCounters) {
   EXPECT_EQ(Value(text, "longdoc_decode_seconds_total"), 1.5);
 }
 
+TEST(Metrics, DeviceMemoryAndWhatMovesOutOfIt) {
+  Metrics metrics;
+  EXPECT_EQ(Value(metrics, "longdoc_device_memory_bytes{kind=\"limit\"}"), 0);
+  ReadingsEngine engine;
+  engine.readings.device_memory.limit_bytes = 1000;
+  engine.readings.device_memory.allocated_bytes = 600;
+  engine.readings.device_memory.retained_bytes = 100;
+  engine.readings.device_memory.peak_bytes = 900;
+  engine.readings.decode.spill.device_bytes = 70;
+  engine.readings.decode.spill.host_bytes = 30;
+  engine.readings.decode.spill.spilled = 5;
+  engine.readings.decode.spill.returned = 4;
+  metrics.AttachEngine(&engine);
+  const std::string text = metrics.Exposition();
+  metrics.AttachEngine(nullptr);
+  EXPECT_EQ(Value(text, "longdoc_device_memory_bytes{kind=\"limit\"}"), 1000);
+  EXPECT_EQ(Value(text, "longdoc_device_memory_bytes{kind=\"allocated\"}"), 600);
+  EXPECT_EQ(Value(text, "longdoc_device_memory_bytes{kind=\"retained\"}"), 100);
+  EXPECT_EQ(Value(text, "longdoc_device_memory_peak_bytes"), 900);
+  EXPECT_EQ(Value(text, "longdoc_spill_bytes{place=\"device\"}"), 70);
+  EXPECT_EQ(Value(text, "longdoc_spill_bytes{place=\"host\"}"), 30);
+  EXPECT_EQ(Value(text, "longdoc_spill_moves_total{to=\"host\"}"), 5);
+  EXPECT_EQ(Value(text, "longdoc_spill_moves_total{to=\"device\"}"), 4);
+}
+
 TEST(Metrics, ProcessReadings) {
   const std::string text = Metrics().Exposition();
   EXPECT_GT(Value(text, "process_resident_memory_bytes"), 1 << 20);
