@@ -344,7 +344,11 @@ TEST(Metrics, RoutingByRouter) {
 TEST(Metrics, DecoderCounters) {
   Metrics metrics;
   ReadingsEngine engine;
-  engine.readings.decode = {4096, 3, 99, 7, 1.5, {}};
+  engine.readings.decode.cache_bytes = 4096;
+  engine.readings.decode.candidates_scored = 3;
+  engine.readings.decode.tokens_scored = 99;
+  engine.readings.decode.tokens_generated = 7;
+  engine.readings.decode.seconds = 1.5;
   metrics.AttachEngine(&engine);
   const std::string text = metrics.Exposition();
   metrics.AttachEngine(nullptr);

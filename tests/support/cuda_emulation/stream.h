@@ -10,8 +10,8 @@ namespace longdoc::kernels::cuda::emulation {
 // Keeps an error for cudaGetLastError of this thread. Returns `error`.
 cudaError_t Note(cudaError_t error);
 
-// For what waits for the device or changes its memory: spoils the capture of this thread, which ends
-// with an error then. cudaSuccess when there is none.
+// For what waits for the device or changes its memory: spoils the capture of this thread, which
+// ends with an error then. cudaSuccess when there is none.
 cudaError_t RefuseInCapture();
 
 // Runs `step` now, or records it while `stream` is captured.
