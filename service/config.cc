@@ -191,9 +191,19 @@ absl::Status ReadLifecycle(const pb::Lifecycle& config, LifecycleConfig* lifecyc
   RETURN_IF_ERROR(ReadSeconds("lifecycle.max_connection_age_seconds",
                               config.max_connection_age_seconds(), 30 * 86400,
                               &lifecycle->max_connection_age));
-  return ReadSeconds("lifecycle.max_connection_age_grace_seconds",
-                     config.max_connection_age_grace_seconds(), 30 * 86400,
-                     &lifecycle->max_connection_age_grace);
+  RETURN_IF_ERROR(ReadSeconds("lifecycle.max_connection_age_grace_seconds",
+                              config.max_connection_age_grace_seconds(), 30 * 86400,
+                              &lifecycle->max_connection_age_grace));
+  RETURN_IF_ERROR(ReadSeconds("lifecycle.max_connection_idle_seconds",
+                              config.max_connection_idle_seconds(), 30 * 86400,
+                              &lifecycle->max_connection_idle));
+  RETURN_IF_ERROR(ReadSeconds("lifecycle.keepalive_timeout_seconds",
+                              config.keepalive_timeout_seconds(), 3600,
+                              &lifecycle->keepalive_timeout));
+  lifecycle->pings_without_calls = !config.forbid_pings_without_calls();
+  return ReadSeconds("lifecycle.client_ping_interval_seconds",
+                     config.client_ping_interval_seconds(), 86400,
+                     &lifecycle->client_ping_interval);
 }
 
 absl::Status ReadAddresses(const pb::ServerConfig& config, ServerOptions* options) {
@@ -300,6 +310,9 @@ absl::StatusOr<ServerOptions> ParseServerConfig(const std::vector<ConfigText>& t
   RETURN_IF_ERROR(ReadLimits(config.limits(), &options.limits));
   RETURN_IF_ERROR(ReadDocuments(config.documents(), &options.documents));
   RETURN_IF_ERROR(ReadLifecycle(config.lifecycle(), &options.lifecycle));
+  options.access_log.enabled = !config.access_log().disabled();
+  RETURN_IF_ERROR(ReadSeconds("access_log.slow_seconds", config.access_log().slow_seconds(),
+                              7 * 86400, &options.access_log.slow));
   options.security.tls_certificate_file = config.security().tls_certificate_file();
   options.security.tls_key_file = config.security().tls_key_file();
   options.security.tls_client_ca_file = config.security().tls_client_ca_file();

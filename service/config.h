@@ -54,6 +54,15 @@ struct LifecycleConfig {
   absl::Duration keepalive = absl::Seconds(30);
   absl::Duration max_connection_age = absl::InfiniteDuration();
   absl::Duration max_connection_age_grace = absl::Hours(1);
+  absl::Duration max_connection_idle = absl::InfiniteDuration();
+  absl::Duration keepalive_timeout = absl::Seconds(10);
+  absl::Duration client_ping_interval = absl::Seconds(10);
+  bool pings_without_calls = true;
+};
+
+struct AccessLogConfig {
+  bool enabled = true;
+  absl::Duration slow = absl::InfiniteDuration();
 };
 
 struct ServerOptions {
@@ -65,6 +74,7 @@ struct ServerOptions {
   DocumentsConfig documents;
   SecurityConfig security;
   LifecycleConfig lifecycle;
+  AccessLogConfig access_log;
   bool reflection = true;
   std::string log_level = "info";
 };

@@ -64,6 +64,10 @@ void FormatLifecycle(const LifecycleConfig& options, pb::Lifecycle* lifecycle) {
   lifecycle->set_keepalive_seconds(SecondsOrZero(options.keepalive));
   lifecycle->set_max_connection_age_seconds(SecondsOrZero(options.max_connection_age));
   lifecycle->set_max_connection_age_grace_seconds(SecondsOrZero(options.max_connection_age_grace));
+  lifecycle->set_max_connection_idle_seconds(SecondsOrZero(options.max_connection_idle));
+  lifecycle->set_keepalive_timeout_seconds(SecondsOrZero(options.keepalive_timeout));
+  lifecycle->set_client_ping_interval_seconds(SecondsOrZero(options.client_ping_interval));
+  lifecycle->set_forbid_pings_without_calls(!options.pings_without_calls);
 }
 
 }  // namespace
@@ -82,6 +86,8 @@ std::string FormatServerConfig(const ServerOptions& options) {
   FormatDocuments(options.documents, config.mutable_documents());
   FormatSecurity(options.security, config.mutable_security());
   FormatLifecycle(options.lifecycle, config.mutable_lifecycle());
+  config.mutable_access_log()->set_disabled(!options.access_log.enabled);
+  config.mutable_access_log()->set_slow_seconds(SecondsOrZero(options.access_log.slow));
   config.set_disable_reflection(!options.reflection);
   config.set_log_level(options.log_level);
   std::string text;

@@ -53,6 +53,7 @@ class ServiceContext {
 
   std::map<std::string, std::shared_ptr<const Model>> models;
   std::string default_model;
+  AccessLogConfig access_log;  // set before serving
 };
 
 }  // namespace longdoc::service

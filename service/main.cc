@@ -38,6 +38,8 @@ ABSL_FLAG(std::string, metrics_listen, "",
 ABSL_FLAG(std::string, device, "", "auto, cpu, cuda, cuda:N or reference");
 ABSL_FLAG(std::string, dtype, "", "auto, f32 or bf16");
 ABSL_FLAG(int, threads, 0, "worker threads; 0: one per core");
+ABSL_FLAG(bool, allow_insecure, false,
+          "plain text also on an address that is not loopback, as behind a service mesh");
 ABSL_FLAG(std::string, log_level, "", "debug, info, warning or error");
 ABSL_FLAG(bool, check_config, false,
           "check flags, configuration and the files that it names, then exit: 0 or 2");
@@ -68,6 +70,7 @@ absl::StatusOr<ServerOptions> EffectiveOptions() {
   overwrite(absl::GetFlag(FLAGS_listen), &options.listen_address);
   overwrite(absl::GetFlag(FLAGS_metrics_listen), &options.metrics_address);
   overwrite(absl::GetFlag(FLAGS_log_level), &options.log_level);
+  if (absl::GetFlag(FLAGS_allow_insecure)) options.security.allow_insecure = true;
   if (const std::string device = absl::GetFlag(FLAGS_device); !device.empty()) {
     RETURN_IF_ERROR(ApplyDevice(device, &options.engine));
   }

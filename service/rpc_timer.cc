@@ -67,8 +67,12 @@ void RpcTimer::SetStatus(absl::Status status) {
 
 // docs/operations.md describes the fields.
 void RpcTimer::WriteAccessLine(double seconds, double respond_seconds) const {
+  const LogLevel level = IsOurFault(status_)                                 ? LogLevel::kError
+                         : absl::Seconds(seconds) > context_.access_log.slow ? LogLevel::kWarning
+                                                                             : LogLevel::kInfo;
+  if (level == LogLevel::kInfo && !context_.access_log.enabled) return;
   const auto stage = [this](Stage s) { return details_.stage_seconds[static_cast<size_t>(s)]; };
-  Log(IsOurFault(status_) ? LogLevel::kError : LogLevel::kInfo, "rpc",
+  Log(level, "rpc",
       {{"method", RpcName(rpc_)},
        {"request_id", identity_.request_id},
        {"trace_id", identity_.trace.trace_id},

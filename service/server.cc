@@ -119,18 +119,25 @@ DocumentStoreOptions StoreOptions(const DocumentsConfig& config) {
 }
 
 void SetKeepalive(const LifecycleConfig& lifecycle, grpc::ServerBuilder* builder) {
-  // Long computations leave streams silent: ping, so that a vanished client is noticed, and allow
-  // clients to ping every ten seconds even without calls.
+  // Long computations leave streams silent: ping, so that a vanished client is noticed, and let
+  // clients ping, too.
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, Milliseconds(lifecycle.keepalive));
-  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10000);
-  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS,
+                              Milliseconds(lifecycle.keepalive_timeout));
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS,
+                              lifecycle.pings_without_calls ? 1 : 0);
   builder->AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
-  builder->AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10000);
+  builder->AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
+                              Milliseconds(lifecycle.client_ping_interval));
   if (lifecycle.max_connection_age != absl::InfiniteDuration()) {
     builder->AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS,
                                 Milliseconds(lifecycle.max_connection_age));
     builder->AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_GRACE_MS,
                                 Milliseconds(lifecycle.max_connection_age_grace));
+  }
+  if (lifecycle.max_connection_idle != absl::InfiniteDuration()) {
+    builder->AddChannelArgument(GRPC_ARG_MAX_CONNECTION_IDLE_MS,
+                                Milliseconds(lifecycle.max_connection_idle));
   }
 }
 
@@ -210,6 +217,7 @@ absl::Status Server::Impl::StartEngine(const EngineFactory& make_engine) {
   SweepDocuments();
   context = std::make_unique<ServiceContext>(*engine, *documents, options.limits, metrics,
                                              *tokenizers, *timers);
+  context->access_log = options.access_log;
   return absl::OkStatus();
 }
 

@@ -2,7 +2,7 @@
 set(dir ${CMAKE_CURRENT_LIST_DIR})
 longdoc_add_test(server_test
   LABELS integration
-  SOURCES ${dir}/raw_stream.cc ${dir}/server_process.cc ${dir}/server_process_test.cc
+  SOURCES ${dir}/connection_test.cc ${dir}/raw_stream.cc ${dir}/server_process.cc ${dir}/server_process_test.cc
           ${dir}/server_test.cc
   LIBS longdoc::rpc_harness longdoc::service longdoc::service_config longdoc::log longdoc::proto
        longdoc::fake_engine nlohmann_json::nlohmann_json)

@@ -2,6 +2,8 @@
 
 #include <poll.h>
 #include <signal.h>
+#include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -10,10 +12,27 @@
 
 namespace longdoc::testing {
 
-ServerProcess::ServerProcess(const std::vector<std::string>& flags, const std::string& binary) {
+namespace {
+
+// What a read-only root file system is to the server, and a bit more.
+bool Confine() {
+  std::string directory = "/tmp/longdoc-server-process-XXXXXX";
+  const rlimit no_files = {0, 0};
+  return mkdtemp(directory.data()) != nullptr && chdir(directory.c_str()) == 0 &&
+         rmdir(directory.c_str()) == 0 && clearenv() == 0 &&
+         setrlimit(RLIMIT_FSIZE, &no_files) == 0;
+}
+
+}  // namespace
+
+ServerProcess::ServerProcess(const std::vector<std::string>& flags, bool confined)
+    : ServerProcess(flags, std::string(LONGDOC_SERVER_BINARY), confined) {}
+
+ServerProcess::ServerProcess(const std::vector<std::string>& flags, const std::string& binary,
+                             bool confined) {
   int ends[2];
   LD_CHECK(pipe(ends) == 0);
-  std::vector<std::string> words = {binary.empty() ? LONGDOC_SERVER_BINARY : binary};
+  std::vector<std::string> words = {binary};
   words.insert(words.end(), flags.begin(), flags.end());
   std::vector<char*> argv;
   for (std::string& word : words) argv.push_back(word.data());
@@ -25,6 +44,7 @@ ServerProcess::ServerProcess(const std::vector<std::string>& flags, const std::s
     dup2(ends[1], 2);
     close(ends[0]);
     close(ends[1]);
+    if (confined && !Confine()) _exit(126);
     execv(argv[0], argv.data());
     _exit(127);
   }

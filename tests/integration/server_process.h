@@ -10,8 +10,12 @@ namespace longdoc::testing {
 
 class ServerProcess {
  public:
-  // Starts the binary of this build, or another one, with `flags`.
-  explicit ServerProcess(const std::vector<std::string>& flags, const std::string& binary = "");
+  // Starts the binary of this build with `flags`. `confined`: without any environment variable, in
+  // a directory that is not there any more, and ended by SIGXFSZ when it writes to a file.
+  explicit ServerProcess(const std::vector<std::string>& flags, bool confined = false);
+  // The same with another binary.
+  ServerProcess(const std::vector<std::string>& flags, const std::string& binary,
+                bool confined = false);
   ~ServerProcess();  // kills it if it still runs
   ServerProcess(const ServerProcess&) = delete;
   ServerProcess& operator=(const ServerProcess&) = delete;
@@ -23,6 +27,7 @@ class ServerProcess {
   void Signal(int number);
   // Waits for the end; the exit code, or -signal. All output is in output() then.
   int Wait();
+  pid_t pid() const { return pid_; }
   const std::string& output() const { return output_; }  // standard output and error
 
  private:

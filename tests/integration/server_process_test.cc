@@ -1,10 +1,15 @@
 // The longdoc-server binary: flags, exit codes, signals.
 #include "tests/integration/server_process.h"
 
+#include <fcntl.h>
+#include <netinet/in.h>
 #include <signal.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <string>
 #include <thread>
@@ -59,6 +64,65 @@ TEST(ServerProcess, ServesAndEndsWithZeroOnSigterm) {
     EXPECT_EQ(server.Wait(), 0) << server.output();
     EXPECT_THAT(server.output(), HasSubstr("\"event\":\"drain finished\""));
   }
+}
+
+// Files that the process has open for writing, besides pipes, sockets and the like.
+std::vector<std::string> WrittenFiles(pid_t pid) {
+  std::vector<std::string> files;
+  const std::string proc = "/proc/" + std::to_string(pid);
+  for (const auto& entry : std::filesystem::directory_iterator(proc + "/fd")) {
+    std::error_code gone;
+    const auto target = std::filesystem::read_symlink(entry.path(), gone);
+    if (gone || !std::filesystem::is_regular_file(target, gone)) continue;
+    std::ifstream info(proc + "/fdinfo/" + entry.path().filename().string());
+    std::string key, flags;
+    while (info >> key && key != "flags:") {
+    }
+    info >> flags;
+    if (flags.empty() || (std::stoi(flags, nullptr, 8) & O_ACCMODE) != O_RDONLY) {
+      files.push_back(target.string());
+    }
+  }
+  return files;
+}
+
+TEST(ServerProcess, NeedsNoFileToWriteNoHomeAndNoDirectory) {
+  ServerProcess server({"--model=tiny=" + TinyModelDir(), "--listen=0.0.0.0:0", "--allow_insecure",
+                        "--metrics_listen=0.0.0.0:0", "--threads=1"},
+                       /*confined=*/true);
+  ASSERT_TRUE(server.WaitForEvent("serving")) << server.output();
+  const int port = server.IntField("port"), metrics_port = server.IntField("metrics_port");
+  const auto stub = v1::EmbeddingService::NewStub(ChannelTo(port));
+  grpc::ClientContext context;
+  v1::EmbedTextsRequest request;
+  request.add_inputs()->set_text("the quick brown fox");
+  v1::EmbedTextsResponse response;
+  const grpc::Status status = stub->EmbedTexts(&context, request, &response);
+  EXPECT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ(HttpGet(metrics_port, "/metrics").status, 200);
+  EXPECT_THAT(WrittenFiles(server.pid()), ::testing::IsEmpty());
+  server.Signal(SIGTERM);
+  EXPECT_EQ(server.Wait(), 0) << server.output();
+}
+
+TEST(ServerProcess, ListensOnAllAddressesOfBothFamilies) {
+  const int probe = socket(AF_INET6, SOCK_STREAM, 0);
+  sockaddr_in6 any = {};
+  any.sin6_family = AF_INET6;
+  const bool ipv6 = probe >= 0 && bind(probe, reinterpret_cast<sockaddr*>(&any), sizeof(any)) == 0;
+  if (probe >= 0) close(probe);
+  if (!ipv6) GTEST_SKIP() << "no IPv6 here";
+  ServerProcess server({"--model=tiny=" + TinyModelDir(), "--listen=[::]:0", "--allow_insecure",
+                        "--metrics_listen=0.0.0.0:0", "--threads=1"});
+  ASSERT_TRUE(server.WaitForEvent("serving")) << server.output();
+  const std::string port = std::to_string(server.IntField("port"));
+  for (const char* host : {"127.0.0.1:", "[::1]:"}) {
+    EXPECT_EQ(CheckHealth(grpc::CreateChannel(host + port, grpc::InsecureChannelCredentials()), ""),
+              "SERVING")
+        << host;
+  }
+  server.Signal(SIGTERM);
+  EXPECT_EQ(server.Wait(), 0) << server.output();
 }
 
 TEST(ServerProcess, SignalWhileModelsLoadEndsWithZero) {

@@ -71,7 +71,10 @@ constexpr char kEverything[] = R"(
   lifecycle {
     drain_delay_seconds: 0.25 drain_grace_seconds: 10 keepalive_seconds: 20
     max_connection_age_seconds: 600 max_connection_age_grace_seconds: 700
+    max_connection_idle_seconds: 800 keepalive_timeout_seconds: 5 client_ping_interval_seconds: 15
+    forbid_pings_without_calls: true
   }
+  access_log { disabled: true slow_seconds: 2.5 }
   disable_reflection: true
   log_level: "debug"
 )";
@@ -121,6 +124,12 @@ TEST(ParseServerConfig, ReadsEveryField) {
   EXPECT_EQ(options->lifecycle.keepalive, absl::Seconds(20));
   EXPECT_EQ(options->lifecycle.max_connection_age, absl::Minutes(10));
   EXPECT_EQ(options->lifecycle.max_connection_age_grace, absl::Seconds(700));
+  EXPECT_EQ(options->lifecycle.max_connection_idle, absl::Seconds(800));
+  EXPECT_EQ(options->lifecycle.keepalive_timeout, absl::Seconds(5));
+  EXPECT_EQ(options->lifecycle.client_ping_interval, absl::Seconds(15));
+  EXPECT_FALSE(options->lifecycle.pings_without_calls);
+  EXPECT_FALSE(options->access_log.enabled);
+  EXPECT_EQ(options->access_log.slow, absl::Milliseconds(2500));
   EXPECT_FALSE(options->reflection);
   EXPECT_EQ(options->log_level, "debug");
 }
@@ -208,6 +217,10 @@ const BadConfig kBadConfigs[] = {
     {"lifecycle { max_connection_age_seconds: -1 }", "lifecycle.max_connection_age_seconds"},
     {"lifecycle { max_connection_age_grace_seconds: nan }",
      "lifecycle.max_connection_age_grace_seconds"},
+    {"lifecycle { max_connection_idle_seconds: 1e8 }", "lifecycle.max_connection_idle_seconds"},
+    {"lifecycle { keepalive_timeout_seconds: 3601 }", "lifecycle.keepalive_timeout_seconds"},
+    {"lifecycle { client_ping_interval_seconds: -1 }", "lifecycle.client_ping_interval_seconds"},
+    {"access_log { slow_seconds: -1 }", "access_log.slow_seconds"},
     {"log_level: \"loud\"", "log_level"},
 };
 INSTANTIATE_TEST_SUITE_P(Table, BadConfigTest, ValuesIn(kBadConfigs));

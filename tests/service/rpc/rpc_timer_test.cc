@@ -119,6 +119,23 @@ TEST_F(RpcTimerTest, CallWithoutStatusWasCancelledInTheStageItHadReached) {
   EXPECT_EQ(line["stage"], "encode");
 }
 
+TEST_F(RpcTimerTest, SlowCallsAreWarnings) {
+  test_.context.access_log.slow = absl::Nanoseconds(1);
+  EXPECT_EQ(LineOf(absl::OkStatus()).value()["level"], "warning");
+  EXPECT_EQ(LineOf(absl::InternalError("why")).value()["level"], "error");
+  test_.context.access_log.slow = absl::Hours(1);
+  EXPECT_EQ(LineOf(absl::OkStatus()).value()["level"], "info");
+}
+
+TEST_F(RpcTimerTest, SwitchedOffOnlyWhatNobodyAskedForIsLeftOut) {
+  test_.context.access_log.enabled = false;
+  EXPECT_FALSE(LineOf(absl::OkStatus()).has_value());
+  EXPECT_FALSE(LineOf(absl::InvalidArgumentError("why")).has_value());
+  EXPECT_TRUE(LineOf(absl::InternalError("why")).has_value());
+  test_.context.access_log.slow = absl::Nanoseconds(1);
+  EXPECT_TRUE(LineOf(absl::OkStatus()).has_value());
+}
+
 TEST_F(RpcTimerTest, StagesOfTextsSideBySideAreTheLongest) {
   RpcDetails details;
   EncodeStats stats;
