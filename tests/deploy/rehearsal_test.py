@@ -231,7 +231,7 @@ def drain(server):
     expected = ("DRAINING", "CANCELLED", "DOCUMENT_FOREIGN")
     wrong = [line for line in refused if line["reason"] not in expected]
     assert not wrong, wrong[:3]
-    cut = [line for line in refused if line["reason"] == "CANCELLED" and line["seconds"] > 0.5]
+    cut = [line for line in refused if line["reason"] == "CANCELLED" and line["total_seconds"] > 0.5]
     assert not cut, cut[:3]
 
 
@@ -269,7 +269,7 @@ def report(counts, servers):
         for line in server.log("rpc"):
             lines[line["code"]] += 1
             # Of a kept document the scores are the answer; it may be encoded more than once.
-            if line["code"] == "OK" and line["rpc"] != "EncodeDocument":
+            if line["code"] == "OK" and line["method"] != "EncodeDocument":
                 answers[line["request_id"]] += 1
     for kind, sent in sorted(counts.sent.items()):
         print(f"{kind:6} {sent:5} sent, {counts.answered[kind]:5} answered, "
