@@ -31,6 +31,7 @@ class DocumentReactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, g
       : context_(context),
         call_(call),
         timer_(context, rpc, Identify(call)),
+        reply_(call, timer_.identity()),
         session_(std::move(session)) {
     session_->Start(this, admission);
   }
@@ -77,11 +78,12 @@ class DocumentReactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, g
     // Fails only for messages beyond 2 GiB; an empty message would be no worse than a crash.
     if (!status.ok()) context_.metrics.Bug("response_serialization");
     timer_.CountSent(static_cast<int64_t>(response_.Length()));
+    reply_.BeforeMessage();
     ServerBidiReactor::StartWrite(&response_);
   }
   void Finish(const absl::Status& status) override {
     timer_.SetStatus(status);
-    ServerBidiReactor::Finish(ToGrpcStatus(status, call_));
+    ServerBidiReactor::Finish(reply_.Finish(status));
   }
   void Abort() override { call_.TryCancel(); }
 
@@ -89,6 +91,7 @@ class DocumentReactor final : public grpc::ServerBidiReactor<grpc::ByteBuffer, g
   grpc::CallbackServerContext& call_;
   grpc::ByteBuffer request_, response_;
   RpcTimer timer_;
+  CallReply reply_;
   const std::shared_ptr<Session> session_;
 };
 

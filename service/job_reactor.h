@@ -22,9 +22,9 @@ class JobReactor final : public grpc::ServerUnaryReactor {
   template <typename Request, typename Response>
   JobReactor(ServiceContext& context, Rpc rpc, grpc::CallbackServerContext& call,
              const absl::Status& admission, const Request& request, Response* response)
-      : call_(call),
-        response_(*response),
+      : response_(*response),
         timer_(context, rpc, Identify(call)),
+        reply_(call, timer_.identity()),
         // A copy: a cancelled call ends, and its request with it, while a job may still read.
         job_(Job::Create(context, PoolExecutor(context), SteadyDeadline(call), Request(request),
                          response, [this](const absl::Status& status) { FinishCall(status); })) {
@@ -46,12 +46,12 @@ class JobReactor final : public grpc::ServerUnaryReactor {
   void FinishCall(const absl::Status& status) {
     timer_.SetStatus(status);
     if (status.ok()) timer_.CountSent(static_cast<int64_t>(response_.ByteSizeLong()));
-    Finish(ToGrpcStatus(status, call_));
+    Finish(reply_.Finish(status));
   }
 
-  grpc::CallbackServerContext& call_;
   const google::protobuf::Message& response_;
   RpcTimer timer_;
+  CallReply reply_;
   const std::shared_ptr<Job> job_;
 };
 

@@ -55,6 +55,7 @@ class RpcTimer {
   void CountReceived(int64_t bytes);
   void CountSent(int64_t bytes) { bytes_sent_ += bytes; }
   RpcDetails& details() { return details_; }
+  const CallIdentity& identity() const { return identity_; }
 
  private:
   using Clock = std::chrono::steady_clock;

@@ -29,6 +29,7 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateTextRe
                   const absl::Status& admission, const v1::GenerateTextRequest& request)
       : call_(call),
         timer_(context, Rpc::kGenerateText, Identify(call)),
+        reply_(call, timer_.identity()),
         job_(GenerateJob::Create(context, PoolExecutor(context), SteadyDeadline(call), request)) {
     timer_.CountReceived(static_cast<int64_t>(request.ByteSizeLong()));
     job_->Start(this, admission);
@@ -44,16 +45,18 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateTextRe
  private:
   void StartWrite(const v1::GenerateTextResponse& response) override {
     timer_.CountSent(static_cast<int64_t>(response.ByteSizeLong()));
+    reply_.BeforeMessage();
     ServerWriteReactor::StartWrite(&response);
   }
   void Finish(const absl::Status& status) override {
     timer_.SetStatus(status);
-    ServerWriteReactor::Finish(ToGrpcStatus(status, call_));
+    ServerWriteReactor::Finish(reply_.Finish(status));
   }
   void Abort() override { call_.TryCancel(); }
 
   grpc::CallbackServerContext& call_;
   RpcTimer timer_;
+  CallReply reply_;
   const std::shared_ptr<GenerateJob> job_;
 };
 

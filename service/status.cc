@@ -37,6 +37,9 @@ grpc::Status ToGrpcStatus(const absl::Status& status, grpc::CallbackServerContex
   const std::string reason = ReasonOf(status);
   if (!reason.empty()) context.AddTrailingMetadata(kReasonKey, reason);
   const double delay = RetryDelaySecondsOf(status);
+  if (absl::IsResourceExhausted(status) && delay < 0) {
+    context.AddTrailingMetadata(kRetryPushbackKey, "-1");
+  }
   if (delay >= 0 && std::isfinite(delay)) {
     context.AddTrailingMetadata(kRetryDelayKey, absl::StrCat(delay));
     context.AddTrailingMetadata(kRetryPushbackKey,
@@ -53,12 +56,26 @@ std::string MetadataValue(const grpc::CallbackServerContext& context, const char
   return std::string(it->second.data(), it->second.size());
 }
 
-CallIdentity Identify(grpc::CallbackServerContext& context) {
-  CallIdentity identity{AdoptRequestId(MetadataValues(context, kRequestIdKey)),
-                        JoinTrace(MetadataValues(context, kTraceParentKey)), context.peer()};
-  context.AddInitialMetadata(kRequestIdKey, identity.request_id);
-  context.AddInitialMetadata(kTraceParentKey, identity.trace.ToTraceParent());
-  return identity;
+CallIdentity Identify(const grpc::CallbackServerContext& context) {
+  return {AdoptRequestId(MetadataValues(context, kRequestIdKey)),
+          JoinTrace(MetadataValues(context, kTraceParentKey)), context.peer()};
+}
+
+void CallReply::BeforeMessage() {
+  if (identity_sent_) return;
+  identity_sent_ = true;
+  call_.AddInitialMetadata(kRequestIdKey, identity_.request_id);
+  call_.AddInitialMetadata(kTraceParentKey, identity_.trace.ToTraceParent());
+}
+
+grpc::Status CallReply::Finish(const absl::Status& status) {
+  if (status.ok()) {
+    BeforeMessage();
+  } else if (!identity_sent_) {
+    call_.AddTrailingMetadata(kRequestIdKey, identity_.request_id);
+    call_.AddTrailingMetadata(kTraceParentKey, identity_.trace.ToTraceParent());
+  }
+  return ToGrpcStatus(status, call_);
 }
 
 std::chrono::steady_clock::time_point SteadyDeadline(const grpc::CallbackServerContext& context) {

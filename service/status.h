@@ -22,19 +22,38 @@ inline constexpr char kReasonKey[] = "longdoc-reason";
 inline constexpr char kRetryDelayKey[] = "longdoc-retry-delay-seconds";
 // gRPC clients with a retry policy obey this one.
 inline constexpr char kRetryPushbackKey[] = "grpc-retry-pushback-ms";
-// Taken from the call's metadata or made (trace_context.h); sent back in the initial metadata, the
-// second with our span; in the access log.
+// Taken from the call's metadata or made (trace_context.h); sent back (CallReply), the second with
+// our span; in the access log.
 inline constexpr char kRequestIdKey[] = "x-request-id";
 inline constexpr char kTraceParentKey[] = "traceparent";
 
 // The longest prefix of at most `max_bytes` that does not end inside a UTF-8 character.
 std::string TruncateUtf8(std::string text, size_t max_bytes);
 
-// Code and message; adds reason and retry delay to the context's trailing metadata. Once per call.
+// Code and message; adds reason and retry delay to the context's trailing metadata, and to a
+// refusal that waiting does not help that gRPC's own retries are to stop. Once per call.
 grpc::Status ToGrpcStatus(const absl::Status& status, grpc::CallbackServerContext& context);
 
-// Whose call it is. Adds request id and traceparent to the initial metadata. Once per call.
-CallIdentity Identify(grpc::CallbackServerContext& context);
+// Whose call it is.
+CallIdentity Identify(const grpc::CallbackServerContext& context);
+
+// What goes back beside the messages of one call: whose it was, and how it ended. Request id and
+// traceparent are initial metadata, but trailing metadata of a call that fails before its first
+// message: gRPC retries by policy only what sent nothing but its end. Not thread-safe.
+class CallReply {
+ public:
+  // Both outlive it.
+  CallReply(grpc::CallbackServerContext& call, const CallIdentity& identity)
+      : call_(call), identity_(identity) {}
+
+  void BeforeMessage();                             // before every message of a stream
+  grpc::Status Finish(const absl::Status& status);  // the status to finish the call with; once
+
+ private:
+  grpc::CallbackServerContext& call_;
+  const CallIdentity& identity_;
+  bool identity_sent_ = false;
+};
 
 // Value of a metadata key, or "".
 std::string MetadataValue(const grpc::CallbackServerContext& context, const char* key);

@@ -18,7 +18,10 @@ class UnaryReactor final : public grpc::ServerUnaryReactor {
  public:
   UnaryReactor(ServiceContext& context, grpc::CallbackServerContext& call, Rpc rpc,
                const google::protobuf::Message& request, const google::protobuf::Message& response)
-      : call_(call), response_(response), timer_(context, rpc, Identify(call)) {
+      : call_(call),
+        response_(response),
+        timer_(context, rpc, Identify(call)),
+        reply_(call, timer_.identity()) {
     timer_.CountReceived(static_cast<int64_t>(request.ByteSizeLong()));
   }
 
@@ -26,7 +29,7 @@ class UnaryReactor final : public grpc::ServerUnaryReactor {
   void Complete(const absl::Status& status) {
     timer_.SetStatus(status);
     if (status.ok()) timer_.CountSent(static_cast<int64_t>(response_.ByteSizeLong()));
-    Finish(ToGrpcStatus(status, call_));
+    Finish(reply_.Finish(status));
   }
   void OnDone() override { delete this; }
   bool cancelled() const { return call_.IsCancelled(); }
@@ -36,6 +39,7 @@ class UnaryReactor final : public grpc::ServerUnaryReactor {
   grpc::CallbackServerContext& call_;
   const google::protobuf::Message& response_;
   RpcTimer timer_;
+  CallReply reply_;
 };
 
 // Answers at once, on gRPC's thread: `fn` is quick.

@@ -165,6 +165,16 @@ TEST(Lifecycle, LoadComesWithARetryDelay) {
   EXPECT_EQ(answer.retry_pushback, "2500");
 }
 
+TEST(Lifecycle, RefusalForGoodTellsGrpcNotToRetry) {
+  auto harness = RpcHarness::WithFake();
+  harness->fake().set_submit_status(
+      WithReason(absl::ResourceExhaustedError("too large"), "DOCUMENT_EXCEEDS_MEMORY"));
+  const DocumentAnswer answer = EmbedText(*harness, {}, "the");
+  EXPECT_EQ(answer.reason, "DOCUMENT_EXCEEDS_MEMORY");
+  EXPECT_EQ(answer.retry_delay, "");
+  EXPECT_EQ(answer.retry_pushback, "-1");
+}
+
 TEST(Lifecycle, StreamsAreCounted) {
   service::Limits limits;
   limits.max_streams = 2;

@@ -222,9 +222,10 @@ DocumentAnswer DocumentCall::Finish(const std::function<void()>& between) {
   answer.reason = TrailingValue(context_, "longdoc-reason");
   answer.retry_delay = TrailingValue(context_, "longdoc-retry-delay-seconds");
   answer.retry_pushback = TrailingValue(context_, "grpc-retry-pushback-ms");
+  answer.request_id = TrailingValue(context_, "x-request-id");
   const auto& initial = context_.GetServerInitialMetadata();
   auto it = initial.find("x-request-id");
-  if (it != initial.end()) answer.request_id = std::string(it->second.data(), it->second.size());
+  if (it != initial.end()) answer.request_id += std::string(it->second.data(), it->second.size());
   return answer;
 }
 

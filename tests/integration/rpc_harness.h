@@ -70,7 +70,7 @@ struct DocumentAnswer {
   std::string reason;          // trailing metadata
   std::string retry_delay;     // trailing metadata
   std::string retry_pushback;  // trailing metadata
-  std::string request_id;      // initial metadata
+  std::string request_id;      // initial metadata and trailing metadata: it has to be in one
   std::vector<v1::PassageVector> passages;
   std::vector<v1::TokenVectors> token_frames;
   std::vector<v1::Progress> progress;

@@ -1,4 +1,6 @@
 // --config with several files: which are read, in which order, and how they combine.
+#include <unistd.h>
+
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -15,7 +17,8 @@ using ::testing::HasSubstr;
 
 class ConfigFiles : public ::testing::Test {
  protected:
-  ConfigFiles() : directory_(testing::TempDir() + "longdoc_config_files") {
+  ConfigFiles()
+      : directory_(testing::TempDir() + "longdoc_config_files_" + std::to_string(getpid())) {
     std::filesystem::remove_all(directory_);
     std::filesystem::create_directories(directory_);
   }

@@ -120,9 +120,11 @@ TEST_F(EncodeCallTest, KeepsWhatScoringNeeds) {
     ExpectDirection(kept.passage_vectors.data() + 16 * p,
                     FakeEngine::ExpectedVector(kept.ids, tokens.begin, tokens.end));
   }
-  ASSERT_EQ(kept.token_vectors.size(), 7u * 16);
+  ASSERT_NE(kept.token_vectors, nullptr);
+  ASSERT_EQ(kept.token_vectors->tokens, 7);
+  ASSERT_EQ(kept.token_vectors->dimensions, 16);
   for (int64_t t = 0; t < 7; ++t) {
-    ExpectDirection(kept.token_vectors.data() + 16 * t,
+    ExpectDirection(kept.token_vectors->data() + 16 * t,
                     FakeEngine::ExpectedVector(kept.ids, t, t + 1));
   }
   ASSERT_NE(kept.cross_kv, nullptr);
