@@ -11,19 +11,14 @@
 #include "kernels/cpu_kernels.h"
 #include "service/tools/bench/bench.h"
 #include "service/tools/bench/buffers.h"
+#include "service/tools/bench/device.h"
+#include "service/tools/bench/device_sections.h"
 #include "service/tools/command.h"
 
 namespace longdoc::tools {
 namespace {
 
 using kernels::DType;
-
-struct DecodeArgs {
-  std::vector<int64_t> keys = {8192, 32768, 100000};
-  std::vector<int64_t> targets = {1, 32};
-  int64_t heads = 8, head_dim = 64, threads = 0, repeat = 9;
-  std::string dtype = "bf16", json;
-};
 
 // Keys and values of `kv_heads` heads, as a document keeps them.
 class Document {
@@ -199,7 +194,8 @@ int RunDecodeBench(const std::vector<std::string>& words) {
   parser.AddInt("heads", "N", "query heads", 1, 256, &args.heads);
   parser.AddInt("head-dim", "N", "their size, a multiple of 16", 16, 256, &args.head_dim);
   parser.AddChoice("dtype", {"f32", "bf16"}, "as keys and values are kept", &args.dtype);
-  parser.AddInt("threads", "N", "0: one per core", 0, 1024, &args.threads);
+  parser.AddString("device", "NAME", kDeviceHelp, &args.device);
+  parser.AddInt("threads", "N", "of a CPU; 0: one per core", 0, 1024, &args.threads);
   parser.AddInt("repeat", "N", "timings; the median counts", 1, 10000, &args.repeat);
   parser.AddString("json", "FILE", "write the results there, too", &args.json);
   int exit_code = kExitOk;
@@ -207,7 +203,7 @@ int RunDecodeBench(const std::vector<std::string>& words) {
   if (args.head_dim % 16 != 0) {
     return UsageError(parser.command(), "--head-dim takes a multiple of 16");
   }
-  const absl::Status status = Bench(args);
+  const absl::Status status = IsCpu(args.device) ? Bench(args) : BenchDecodeOnDevice(args);
   return status.ok() ? kExitOk : Failure(parser.command(), status);
 }
 

@@ -7,19 +7,14 @@
 #include "kernels/cpu_kernels.h"
 #include "service/tools/bench/bench.h"
 #include "service/tools/bench/buffers.h"
+#include "service/tools/bench/device.h"
+#include "service/tools/bench/device_sections.h"
 #include "service/tools/command.h"
 
 namespace longdoc::tools {
 namespace {
 
 using kernels::DType;
-
-struct RouteArgs {
-  std::vector<int64_t> tokens = {8192, 32768, 100000, 1000000};
-  int64_t dim = 512, repeat = 9;
-  double rate = 0.125;
-  std::string json;
-};
 
 struct RouteTiming {
   int64_t routed = 0;
@@ -107,11 +102,12 @@ int RunRouteBench(const std::vector<std::string>& words) {
   parser.AddInts("tokens", "N,N,...", "document lengths", 1, int64_t{1} << 24, &args.tokens);
   parser.AddDouble("rate", "R", "share of the tokens that is routed", 0, 1, &args.rate);
   parser.AddInt("dim", "N", "size of a row", 1, 16384, &args.dim);
+  parser.AddString("device", "NAME", kDeviceHelp, &args.device);
   parser.AddInt("repeat", "N", "timings; the median counts", 1, 10000, &args.repeat);
   parser.AddString("json", "FILE", "write the results there, too", &args.json);
   int exit_code = kExitOk;
   if (!ParseOrExit(parser, words, &exit_code)) return exit_code;
-  const absl::Status status = Bench(args);
+  const absl::Status status = IsCpu(args.device) ? Bench(args) : BenchRouteOnDevice(args);
   return status.ok() ? kExitOk : Failure(parser.command(), status);
 }
 

@@ -19,7 +19,7 @@ namespace {
 struct ScoreArgs {
   std::vector<int64_t> tokens = {8192, 32768, 100000};
   int64_t candidates = 100, candidate_tokens = 32, threads = 0, repeat = 3;
-  std::string model, text, dtype = "auto", json;
+  std::string model, text, dtype = "auto", device = "auto", json;
 };
 
 struct Kept {
@@ -90,13 +90,14 @@ absl::StatusOr<Json> MeasureLength(const ScoreArgs& args, Engine& engine,
 }
 
 absl::Status Bench(const ScoreArgs& args) {
-  const MachineReport machine = DescribeMachine(static_cast<int>(args.threads));
   EngineOptions options;
+  options.device = args.device;
   options.compute_type = ParseComputeType(args.dtype);
   options.num_threads = static_cast<int>(args.threads);
   ASSIGN_OR_RETURN(const std::unique_ptr<Engine> engine, Engine::Create(options));
   ASSIGN_OR_RETURN(const std::shared_ptr<const Model> model,
                    engine->LoadModel("bench", args.model));
+  const MachineReport machine = DescribeMachine(static_cast<int>(args.threads));
   std::cout << FormatMachine(machine) << args.model << ", " << engine->DeviceDescription() << "\n"
             << absl::StrFormat("%d candidates of %d tokens\n", args.candidates,
                                args.candidate_tokens)
@@ -117,6 +118,7 @@ absl::Status Bench(const ScoreArgs& args) {
   return WriteJson(args.json, {{"bench", "score"},
                                {"model", args.model},
                                {"machine", MachineToJson(machine)},
+                               {"device", engine->DeviceDescription()},
                                {"results", results}});
 }
 
@@ -133,6 +135,7 @@ int RunScoreBench(const std::vector<std::string>& words) {
   parser.AddInt("candidate-tokens", "N", "their length", 1, 65536, &args.candidate_tokens);
   parser.AddString("text", "FILE", "text to take tokens from (gzip works)", &args.text);
   parser.AddChoice("dtype", {"auto", "f32", "bf16"}, "compute type", &args.dtype);
+  parser.AddString("device", "NAME", "auto, cpu, cuda, cuda:N or reference", &args.device);
   parser.AddInt("threads", "N", "workers; 0: one per core", 0, 1024, &args.threads);
   parser.AddInt("repeat", "N", "timings; the median counts", 1, 10000, &args.repeat);
   parser.AddString("json", "FILE", "write the results there, too", &args.json);

@@ -33,7 +33,7 @@ struct Size {
 
 struct ServeArgs {
   RemoteOptions remote;
-  std::string model, mix = "16:60,128:30,1024:9,8192:1", json;
+  std::string model, mix = "16:60,128:30,1024:9,8192:1", device = "auto", json;
   int64_t concurrency = 8, requests = 2000, threads = 0, seed = 1;
   double seconds = 30;
 };
@@ -228,7 +228,8 @@ absl::Status Report(const ServeArgs& args, const std::vector<Size>& sizes, const
 absl::Status Bench(ServeArgs args, const std::vector<Size>& sizes) {
   std::unique_ptr<ServerProcess> server;
   if (args.remote.address.empty()) {
-    ASSIGN_OR_RETURN(server, ServerProcess::Start(args.model, static_cast<int>(args.threads)));
+    ASSIGN_OR_RETURN(server,
+                     ServerProcess::Start(args.model, args.device, static_cast<int>(args.threads)));
     args.remote.address = server->address();
   } else {
     args.remote.model = args.model;
@@ -254,6 +255,8 @@ int RunServeBench(const std::vector<std::string>& words) {
                 &args.concurrency);
   parser.AddInt("requests", "N", "stop after so many", 1, 100000000, &args.requests);
   parser.AddDouble("seconds", "S", "stop after this time", 0.1, 86400, &args.seconds);
+  parser.AddString("device", "NAME", "of our own server: auto, cpu, cuda, cuda:N or reference",
+                   &args.device);
   parser.AddInt("threads", "N", "of our own server; 0: one per core", 0, 1024, &args.threads);
   parser.AddInt("seed", "N", "of sizes and texts", 0, 1 << 30, &args.seed);
   parser.AddString("json", "FILE", "write the results there, too", &args.json);

@@ -26,6 +26,7 @@ constexpr int kStartMilliseconds = 60'000;
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ServerProcess>> ServerProcess::Start(const std::string& model_dir,
+                                                                    const std::string& device,
                                                                     int threads) {
   std::error_code error;
   const std::filesystem::path self = std::filesystem::read_symlink("/proc/self/exe", error);
@@ -33,8 +34,11 @@ absl::StatusOr<std::unique_ptr<ServerProcess>> ServerProcess::Start(const std::s
   if (error || access(binary.c_str(), X_OK) != 0) {
     return absl::NotFoundError(absl::StrCat("cannot run ", binary, "; build it, or use --server"));
   }
-  std::vector<std::string> words = {binary, absl::StrCat("--model=bench=", model_dir),
-                                    "--listen=127.0.0.1:0", "--metrics_listen=off",
+  std::vector<std::string> words = {binary,
+                                    absl::StrCat("--model=bench=", model_dir),
+                                    "--listen=127.0.0.1:0",
+                                    "--metrics_listen=off",
+                                    absl::StrCat("--device=", device),
                                     absl::StrCat("--threads=", threads)};
   std::vector<char*> argv;
   argv.reserve(words.size() + 1);

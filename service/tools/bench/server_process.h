@@ -14,8 +14,9 @@ namespace longdoc::tools {
 class ServerProcess {
  public:
   // Starts the longdoc-server beside this binary on free ports of the loopback interface, serving
-  // `model_dir`, and waits until it is ready. Its log is dropped afterwards.
+  // `model_dir` on `device`, and waits until it is ready. Its log is dropped afterwards.
   static absl::StatusOr<std::unique_ptr<ServerProcess>> Start(const std::string& model_dir,
+                                                              const std::string& device,
                                                               int threads);
   ~ServerProcess();  // SIGTERM, and waits
   ServerProcess(const ServerProcess&) = delete;
