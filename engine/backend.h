@@ -29,6 +29,7 @@
 #include "engine/tensor.h"
 #include "kernels/attention.h"
 #include "kernels/cpu_kernels.h"
+#include "kernels/similarity.h"
 
 namespace longdoc {
 
@@ -99,6 +100,8 @@ class Backend {
   virtual CrossKvSpill* spill() { return nullptr; }
   // For data that does not change. RESOURCE_EXHAUSTED when the device has no room for it.
   virtual absl::StatusOr<Placed> Place(const void* host, int64_t bytes) = 0;
+  // Bytes of memory() that this takes: none where ops read the host's.
+  virtual int64_t PlacedBytes(int64_t) const { return 0; }
   // `host` may change once this has returned.
   virtual void CopyToDevice(void* device, const void* host, int64_t bytes) = 0;
   // Waits for all that was called before.
@@ -135,6 +138,12 @@ class Backend {
   // Many spans at once; args.workspace: MeanPoolScratchBytes().
   virtual int64_t MeanPoolScratchBytes(const kernels::PoolArgs& args) = 0;
   virtual void MeanPool(const kernels::PoolArgs& args) = 0;
+
+  // Late interaction; see kernels/similarity.h. args.scratch: ColumnMaximaScratchBytes().
+  virtual int64_t ColumnMaximaScratchBytes(int64_t rows, int64_t columns) const = 0;
+  virtual void ColumnMaxima(const kernels::ColumnMaximaArgs& args) = 0;
+  virtual void SumMaxima(const kernels::SumMaximaArgs& args) = 0;
+  virtual void UnitRows(const kernels::UnitRowsArgs& args) = 0;
 
   // Attention (attention_steps.h). Of `problem` the positions are memory of the device, which ops
   // write; its other arrays are the host's and outlive the steps, q, kv and bounds are not read.

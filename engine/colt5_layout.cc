@@ -73,7 +73,8 @@ int64_t Colt5Layout::RoutingBytes() const {
 
 int64_t Colt5Layout::Bytes() const {
   int64_t bytes = tokens() * config.hidden_size * 4 + backend_.AttentionBytes(light) +
-                  RoutingBytes() + cu_ff.back() * config.hidden_size * 4;
+                  RoutingBytes() + cu_ff.back() * config.hidden_size * 4 +
+                  backend_.PlacedBytes(4 * tokens());
   if (has_heavy_attention()) bytes += backend_.AttentionBytes(heavy);
   return bytes;
 }

@@ -114,7 +114,12 @@ EncodePlan Colt5Model::PlanEncode(const Backend& backend, const EncodeShape& sha
   plan.activation_bytes = layout.Bytes();
   plan.output_bytes = 2 * shape.num_vectors * info_.dimensions * 4;  // pooled, then handed out
   // Without a projection token vectors are the residual stream itself: no space of their own.
-  if (shape.token_vectors) plan.output_bytes += layout.TokenVectorBytes();
+  if (shape.token_vectors || shape.keep_token_vectors) {
+    plan.output_bytes += layout.TokenVectorBytes();
+  }
+  if (shape.keep_token_vectors) {
+    plan.output_bytes += TokenVectors::Bytes(shape.tokens, info_.dimensions);
+  }
   if (shape.cross_kv) plan.output_bytes += layout.CrossKvBytes(0, shape.cross_kv_type);
   plan.scratch_bytes = layout.ScratchBytes();
   plan.peak_bytes = plan.activation_bytes + plan.output_bytes;

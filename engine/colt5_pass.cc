@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "engine/arriving_ids.h"
 #include "engine/base/check.h"
 #include "engine/base/status_macros.h"
 #include "engine/planner.h"
@@ -29,7 +30,8 @@ Colt5Pass::Colt5Pass(Backend& backend, const Colt5Model& model, const AttentionP
     : policy_(policy),
       packing_(sequences),
       layout_(model.config(), backend, policy, packing_.cu_seqlens),
-      pooling_(backend, packing_, model.config().hidden_size, model.output()) {
+      pooling_(backend, packing_, model.config().hidden_size, model.output()),
+      to_keep_(backend, packing_, model.info().dimensions) {
   state_.backend = &backend;
   state_.model = &model;
   state_.layout = &layout_;
@@ -62,7 +64,7 @@ absl::Status Colt5Pass::Allocate() {
   MemoryPool& memory = backend.memory();
   const int64_t row_bytes = layout_.config.hidden_size * 4;
   tile_rows_ = TileRows(backend.info(), packing_.tokens());
-  ASSIGN_OR_RETURN(ids_, backend.Place(packing_.ids.data(), packing_.tokens() * 4));
+  ASSIGN_OR_RETURN(ids_, PlaceIds(backend, packing_));
   state_.ids = ids_.as<int32_t>();
   ASSIGN_OR_RETURN(x_, memory.Allocate(packing_.tokens() * row_bytes, /*zeroed=*/false));
   state_.x = x_.as<float>();
@@ -112,9 +114,11 @@ absl::Status Colt5Pass::AllocateRouting() {
 absl::Status Colt5Pass::AllocateResults() {
   MemoryPool& memory = state_.backend->memory();
   RETURN_IF_ERROR(pooling_.Allocate());
-  bytes_ += pooling_.bytes();
+  RETURN_IF_ERROR(to_keep_.Allocate());
+  bytes_ += pooling_.bytes() + to_keep_.bytes();
   const Colt5Config& config = layout_.config;
-  if (config.output_size > 0 && packing_.sequences[0].token_vectors) {
+  if (config.output_size > 0 &&
+      (packing_.sequences[0].token_vectors || packing_.sequences[0].keep_token_vectors)) {
     ASSIGN_OR_RETURN(token_vectors_, memory.Allocate(layout_.TokenVectorBytes(), /*zeroed=*/false));
     state_.token_vectors = token_vectors_.as<float>();
     bytes_ += token_vectors_.bytes();
@@ -185,6 +189,8 @@ int64_t Colt5Pass::StepsOf(Phase phase) const {
       return static_cast<int64_t>(final_tiles_.size());
     case Phase::kPool:
       return pooling_.num_steps();
+    case Phase::kKeep:
+      return to_keep_.num_steps();
     case Phase::kFetch:
       return 1;
     case Phase::kDone:
@@ -280,6 +286,9 @@ absl::Status Colt5Pass::RunStep(int64_t step, WorkerScratch& scratch) {
       return FinalStep(state_, final_tiles_[step].sequence, final_tiles_[step].tile, scratch);
     case Phase::kPool:
       return pooling_.Run(step, state_.x, scratch);
+    case Phase::kKeep:
+      to_keep_.Run(step, state_.token_vectors != nullptr ? state_.token_vectors : state_.x);
+      return absl::OkStatus();
     case Phase::kFetch:
       return Fetch();
     case Phase::kDone:
@@ -379,6 +388,7 @@ EncodeResult Colt5Pass::TakeResult(size_t sequence) {
   EncodeResult result = pooling_.TakeVectors(sequence);
   result.stats = MakeStats(sequence, sequence + 1);
   result.cross_kv = std::move(state_.cross_kv[sequence]);
+  result.kept_token_vectors = to_keep_.Take(sequence);
   return result;
 }
 

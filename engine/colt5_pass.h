@@ -16,6 +16,7 @@
 #include "engine/colt5_steps.h"
 #include "engine/encode_pass.h"
 #include "engine/span_pooling.h"
+#include "engine/token_vectors.h"
 
 namespace longdoc {
 
@@ -34,6 +35,7 @@ class Colt5Pass final : public EncodePass {
     kHeavyFeedForward,
     kFinal,
     kPool,
+    kKeep,
     kFetch,
     kDone,
   };
@@ -90,6 +92,7 @@ class Colt5Pass final : public EncodePass {
   const PassPacking packing_;
   const Colt5Layout layout_;
   SpanPooling pooling_;
+  TokenVectorsToKeep to_keep_;
   Colt5State state_;
   Placed ids_;
   Buffer x_, routing_, ff_rows_, token_vectors_;

@@ -9,6 +9,7 @@
 #include "engine/backend.h"
 #include "engine/host_attention.h"
 #include "engine/reference_kernels.h"
+#include "kernels/reference/reference.h"
 
 namespace longdoc {
 namespace {
@@ -86,6 +87,16 @@ class HostBackend final : public Backend {
   int64_t AttentionBytes(const kernels::AttentionProblem& problem) const override {
     return HostAttentionBytes(problem);
   }
+
+  // Compilers make of those loops what memory allows.
+  int64_t ColumnMaximaScratchBytes(int64_t, int64_t) const override { return 0; }
+  void ColumnMaxima(const kernels::ColumnMaximaArgs& args) override {
+    kernels::reference::ColumnMaxima(args);
+  }
+  void SumMaxima(const kernels::SumMaximaArgs& args) override {
+    kernels::reference::SumMaxima(args);
+  }
+  void UnitRows(const kernels::UnitRowsArgs& args) override { kernels::reference::UnitRows(args); }
 
   void RmsNorm(const kernels::RmsNormArgs& args) override { k_.RmsNorm(args); }
   int64_t RouteScratchBytes(int64_t n) const override { return kernels::RouteScratchBytes(n); }

@@ -147,6 +147,7 @@ class CudaBackend final : public Backend {
   MemoryPool& scratch_memory() override { return memory_; }
   CrossKvSpill* spill() override { return &spill_; }
   absl::StatusOr<Placed> Place(const void* host, int64_t bytes) override;
+  int64_t PlacedBytes(int64_t bytes) const override { return bytes; }
   void CopyToDevice(void* device, const void* host, int64_t bytes) override {
     rt_.Upload(device, host, bytes);
   }
@@ -191,6 +192,19 @@ class CudaBackend final : public Backend {
   }
   void MeanPool(const kernels::PoolArgs& args) override {
     Note(cuda::MeanPool(args, s()), "pooling");
+  }
+
+  int64_t ColumnMaximaScratchBytes(int64_t rows, int64_t columns) const override {
+    return cuda::ColumnMaximaWorkspaceBytes(rows, columns);
+  }
+  void ColumnMaxima(const kernels::ColumnMaximaArgs& args) override {
+    Note(cuda::ColumnMaxima(args, s()), "maxima of products");
+  }
+  void SumMaxima(const kernels::SumMaximaArgs& args) override {
+    Note(cuda::SumMaxima(args, s()), "maxima of products");
+  }
+  void UnitRows(const kernels::UnitRowsArgs& args) override {
+    Note(cuda::UnitRows(args, s()), "vectors of unit length");
   }
 
   absl::StatusOr<std::unique_ptr<AttentionSteps>> MakeAttention(

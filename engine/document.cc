@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "engine/arriving_ids.h"
 #include "engine/base/error_reason.h"
 #include "engine/base/status_macros.h"
 #include "engine/passages.h"
@@ -89,7 +90,10 @@ int64_t DocumentBuilder::room() const {
 // Holds at most about twice the limit, whatever is sent.
 absl::Status DocumentBuilder::CheckTokens() {
   const int64_t held = static_cast<int64_t>(tokens_.ids.size());
-  if (held <= room()) return absl::OkStatus();
+  if (held <= room()) {
+    SendIds();
+    return absl::OkStatus();
+  }
   switch (overflow_) {
     case Overflow::kError:
       return Fail(absl::StrFormat("the document has at least %d tokens, the limit is %d",
@@ -105,9 +109,18 @@ absl::Status DocumentBuilder::CheckTokens() {
   return absl::OkStatus();
 }
 
+// Those that nothing but a cut of the beginning can change.
+void DocumentBuilder::SendIds() {
+  if (arriving_ == nullptr || sent_ == tokens_.ids.size()) return;
+  if (sent_ == 0 && !has_ids_) arriving_->Append({tokenizer_.special().cls});
+  arriving_->Append(absl::MakeConstSpan(tokens_.ids).subspan(sent_));
+  sent_ = tokens_.ids.size();
+}
+
 // Keeps tokens [begin, end) of those held.
 void DocumentBuilder::Drop(int64_t begin, int64_t end) {
   const int64_t held = static_cast<int64_t>(tokens_.ids.size());
+  if (begin > 0) arriving_ = nullptr;
   dropped_front_ += begin;
   dropped_back_ += held - end;
   auto keep = [begin, end](auto& v) {
@@ -155,6 +168,7 @@ absl::StatusOr<TokenizedDocument> DocumentBuilder::Finish() {
     RETURN_IF_ERROR(
         AppendPassages(specs_[i], static_cast<int32_t>(i), sources, limits_, &doc.passages));
   }
+  doc.arrived = std::move(arriving_);
   doc.ids = std::move(tokens_.ids);
   doc.bytes = std::move(tokens_.bytes);
   if (!has_ids_) {

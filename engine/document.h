@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -13,6 +14,8 @@
 #include "engine/text/tokenizer.h"
 
 namespace longdoc {
+
+class ArrivingIds;
 
 struct DocumentLimits {
   int64_t max_tokens = 1 << 20;  // special tokens included
@@ -29,6 +32,8 @@ struct TokenizedDocument {
   int64_t input_tokens = 0;       // before truncation
   bool truncated = false;
   ByteRange kept;  // bytes that were encoded
+  // What was given to the builder, with the first ids; null if they are others than those above.
+  std::shared_ptr<ArrivingIds> arrived;
 };
 
 // Not thread-safe; one per document. Memory: 20 bytes a token; the text is not kept.
@@ -39,6 +44,8 @@ class DocumentBuilder {
                                                                  std::vector<PassageSpec> passages,
                                                                  Overflow overflow,
                                                                  const DocumentLimits& limits);
+  // From now on appends ids to `arriving` (arriving_ids.h) as they are certain; before any content.
+  void SendIdsTo(std::shared_ptr<ArrivingIds> arriving) { arriving_ = std::move(arriving); }
 
   // The next bytes of the text, split anywhere. Fails as soon as a limit is certain to be broken
   // (INVALID_ARGUMENT, reasons TOO_MANY_TOKENS, DOCUMENT_TOO_LARGE, INVALID_UTF8).
@@ -60,6 +67,7 @@ class DocumentBuilder {
                   const DocumentLimits& limits);
   absl::Status TakeTokens();
   absl::Status CheckTokens();
+  void SendIds();
   void Drop(int64_t begin, int64_t end);
   int64_t room() const;  // tokens without the special ones
 
@@ -74,6 +82,8 @@ class DocumentBuilder {
   std::vector<int64_t> breaks_;
   TokenSequence tokens_;  // those kept; `bytes` stays empty for the client's ids
   int64_t dropped_front_ = 0, dropped_back_ = 0;
+  std::shared_ptr<ArrivingIds> arriving_;  // or null
+  size_t sent_ = 0;                        // of tokens_
 };
 
 }  // namespace longdoc

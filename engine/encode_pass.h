@@ -14,6 +14,7 @@
 
 namespace longdoc {
 
+class ArrivingIds;      // arriving_ids.h
 struct DecoderWeights;  // decoder_weights.h
 
 // One sequence of a packed pass; ids and spans stay the caller's until the pass is over.
@@ -21,8 +22,10 @@ struct PassSequence {
   absl::Span<const int32_t> ids;
   absl::Span<const TokenSpan> spans;  // to pool besides the whole
   bool token_vectors = false;
+  bool keep_token_vectors = false;
   bool cross_kv = false;
   DType cross_kv_type = DType::kBF16;
+  ArrivingIds* arrived = nullptr;  // holds the first ids on the device; or null
 };
 
 // Sequences packed without padding.

@@ -5,6 +5,7 @@
 
 #include "engine/base/status_macros.h"
 #include "engine/spill.h"
+#include "engine/token_vectors.h"
 
 namespace longdoc {
 namespace {
@@ -19,6 +20,17 @@ struct Kept {
   ByteReservation reservation;
   T memory;
 };
+
+// What is kept may move from the device from now on, and takes its bytes with it.
+template <typename T>
+void Hold(Backend& backend, ByteReservation& reservation, std::shared_ptr<const T>& memory) {
+  if (memory == nullptr) return;
+  if (backend.spill() != nullptr) backend.spill()->Add(*memory);
+  auto kept = std::make_shared<Kept<std::shared_ptr<const T>>>();
+  kept->reservation = reservation.Split(memory->bytes());
+  kept->memory = std::move(memory);
+  memory = std::shared_ptr<const T>(kept, kept->memory.get());
+}
 
 EncodeWork& AsEncode(const std::unique_ptr<Work>& work) { return static_cast<EncodeWork&>(*work); }
 
@@ -80,15 +92,16 @@ bool EncodeWork::CanJoin(const Work& first) const {
   const auto* other = dynamic_cast<const EncodeWork*>(&first);
   // Of one kind as to token vectors: a batch's live in one piece, for as long as one is held.
   return other != nullptr && other->model_ == model_ && other->task_.attention == task_.attention &&
-         other->task_.want_token_vectors == task_.want_token_vectors;
+         other->task_.want_token_vectors == task_.want_token_vectors &&
+         other->task_.keep_token_vectors == task_.keep_token_vectors;
 }
 
 absl::StatusOr<std::unique_ptr<Pass>> EncodeWork::MakePass(Batch batch) {
   std::vector<PassSequence> sequences;
   for (const auto& work : batch) {
     const EncodeTask& task = AsEncode(work).task_;
-    sequences.push_back(
-        {task.ids, task.spans, task.want_token_vectors, task.want_cross_kv, task.cross_kv_type});
+    sequences.push_back({task.ids, task.spans, task.want_token_vectors, task.keep_token_vectors,
+                         task.want_cross_kv, task.cross_kv_type, task.arrived.get()});
   }
   ASSIGN_OR_RETURN(std::unique_ptr<Pass> pass,
                    model_->MakePass(backend_, task_.attention, sequences));
@@ -107,14 +120,10 @@ void EncodeWork::Collect(Batch batch, Pass& pass, const absl::Status& status,
   for (size_t i = 0; i < batch.size(); ++i) {
     EncodeResult& result = AsEncode(batch[i]).result_;
     result = encode.TakeResult(i);
-    if (result.cross_kv != nullptr && backend_.spill() != nullptr) {
-      backend_.spill()->Add(*result.cross_kv);
-    }
-    if (result.cross_kv == nullptr || AsEncode(batch[i]).task_.caller_counts_cross_kv) continue;
-    auto kept = std::make_shared<Kept<std::shared_ptr<const CrossKv>>>();
-    kept->reservation = reservation.Split(result.cross_kv->bytes());
-    kept->memory = std::move(result.cross_kv);
-    result.cross_kv = std::shared_ptr<const CrossKv>(kept, kept->memory.get());
+    ByteReservation none;
+    ByteReservation& counted = AsEncode(batch[i]).task_.caller_counts_kept ? none : reservation;
+    Hold(backend_, counted, result.cross_kv);
+    Hold(backend_, counted, result.kept_token_vectors);
   }
   if (!task_.want_token_vectors) return;  // like all of the batch
   auto kept = std::make_shared<Kept<Buffer>>();

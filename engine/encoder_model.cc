@@ -100,6 +100,9 @@ EncodePlan EncoderModel::PlanEncode(const Backend& backend, const EncodeShape& s
   // Token vectors are the residual stream itself: they cost time to live, not space. The others are
   // pooled in one piece, then handed out.
   plan.output_bytes = 2 * shape.num_vectors * vector_bytes;
+  if (shape.keep_token_vectors) {
+    plan.output_bytes += TokenVectors::Bytes(shape.tokens, config().hidden_size);
+  }
   plan.scratch_bytes = PlanScratchBytes(config(), backend.info());
   plan.peak_bytes = plan.activation_bytes + plan.output_bytes;
   plan.expected_tile_fraction =

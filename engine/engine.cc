@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "engine/arriving_ids.h"
 #include "engine/backend.h"
 #include "engine/base/error_reason.h"
 #include "engine/base/machine_memory.h"
@@ -18,10 +19,10 @@
 #include "engine/decode_work.h"
 #include "engine/encode_work.h"
 #include "engine/encoder_model.h"
+#include "engine/max_sim.h"
 #include "engine/model/model_type.h"
 #include "engine/planner.h"
 #include "engine/scheduler.h"
-#include "engine/similarity.h"
 
 namespace longdoc {
 namespace {
@@ -109,6 +110,10 @@ class EngineImpl final : public Engine {
   absl::StatusOr<std::shared_ptr<const Model>> LoadModel(const std::string& name,
                                                          const std::string& dir) override;
   absl::StatusOr<EncodePlan> Plan(const Model& model, const EncodeShape& shape) const override;
+  std::shared_ptr<ArrivingIds> ReceiveIds() override {
+    if (backend_->PlacedBytes(1) == 0) return nullptr;
+    return std::make_shared<ArrivingIds>(*backend_, scheduler_);
+  }
   absl::Status Submit(EncodeTask&& task) override;
   absl::Status Submit(MaxSimTask&& task) override;
   absl::Status Submit(ScoreTask&& task) override {
@@ -189,7 +194,8 @@ void EngineImpl::PlanDeviceMemory(const EncodingModel& model) {
   memory_plan_.fixed_bytes = backend_->info().fixed_bytes;
   memory_plan_.weight_bytes += model.weight_bytes();
   memory_plan_.scratch_bytes =
-      std::max(memory_plan_.scratch_bytes, model.PlanEncode(*backend_, shape).scratch_bytes);
+      std::max(memory_plan_.scratch_bytes,
+               model.PlanEncode(*backend_, shape).scratch_bytes + MaxSimScratchBytes(*backend_));
   budget_ = std::min(options_.memory_budget_bytes, memory_plan_.DocumentBytes());
   scheduler_.SetMemoryBudget(budget_);
 }
@@ -218,6 +224,10 @@ absl::Status CheckTask(const EncodeTask& task) {
   }
   RETURN_IF_ERROR(CheckTokenIds(*task.model, task.ids));
   const int64_t tokens = static_cast<int64_t>(task.ids.size());
+  if (task.arrived != nullptr && task.arrived->appended() > tokens) {
+    return absl::InternalError(
+        absl::StrFormat("%d ids arrived of a document of %d", task.arrived->appended(), tokens));
+  }
   for (size_t i = 0; i < task.spans.size(); ++i) {
     const TokenSpan& s = task.spans[i];
     if (s.begin >= 0 && s.begin < s.end && s.end <= tokens) continue;
@@ -239,6 +249,7 @@ absl::Status EngineImpl::Submit(EncodeTask&& task) {
   shape.tokens = static_cast<int64_t>(task.ids.size());
   shape.num_vectors = static_cast<int64_t>(task.spans.size()) + 1;
   shape.token_vectors = task.want_token_vectors;
+  shape.keep_token_vectors = task.keep_token_vectors;
   shape.cross_kv = task.want_cross_kv;
   shape.cross_kv_type = task.cross_kv_type;
   shape.attention = task.attention;

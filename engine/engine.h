@@ -24,8 +24,10 @@
 
 namespace longdoc {
 
+class ArrivingIds;
 class CrossEncoderHead;
 struct MaxSimTask;
+struct TokenVectors;
 
 enum class ComputeType { kAuto, kF32, kBF16 };
 
@@ -91,6 +93,7 @@ struct EncodeShape {
   int64_t tokens = 0;
   int64_t num_vectors = 1;  // of the document and of passages
   bool token_vectors = false;
+  bool keep_token_vectors = false;
   bool cross_kv = false;
   DType cross_kv_type = DType::kBF16;
   AttentionPolicy attention = {};
@@ -150,8 +153,10 @@ struct EncodeResult {
   // Token vectors if asked: [tokens, dimensions], and what keeps them alive.
   const float* token_vectors = nullptr;
   std::shared_ptr<const void> token_owner;
-  // The decoder's keys and values if asked. Their bytes stay reserved in the engine's budget until
-  // they are released, unless the caller counts them.
+  // Token vectors for late interaction (token_vectors.h) and the decoder's keys and values, each if
+  // asked. Their bytes stay reserved in the engine's budget until they are released, unless the
+  // caller counts them.
+  std::shared_ptr<const TokenVectors> kept_token_vectors;
   std::shared_ptr<const CrossKv> cross_kv;
   EncodeStats stats;
 };
@@ -159,13 +164,16 @@ struct EncodeResult {
 struct EncodeTask {
   std::shared_ptr<const Model> model;
   std::vector<int32_t> ids;
+  // From this engine's ReceiveIds: the same ids, or the first of them, as they arrived. Or null.
+  std::shared_ptr<ArrivingIds> arrived;
   std::vector<TokenSpan> spans;  // to pool besides the whole; within [0, ids.size()], not empty
   bool want_token_vectors = false;
-  bool want_cross_kv = false;  // only of a model that can_score_likelihood
+  bool keep_token_vectors = false;  // as late interaction wants them; besides, or instead
+  bool want_cross_kv = false;       // only of a model that can_score_likelihood
   DType cross_kv_type = DType::kBF16;
-  // Once they are there the caller counts their bytes in a budget of its own (kept documents), and
-  // this engine's has them no more.
-  bool caller_counts_cross_kv = false;
+  // Of what is kept (token vectors, cross keys and values): once it is there the caller counts its
+  // bytes in a budget of its own, and this engine's has them no more.
+  bool caller_counts_kept = false;
   AttentionPolicy attention;
   std::shared_ptr<CancellationToken> cancellation;  // never null
   // Called now and then from a worker: share of the work done in [0, 1]. Must be quick.
@@ -225,6 +233,10 @@ class Engine {
   // RESOURCE_EXHAUSTED (DOCUMENT_EXCEEDS_MEMORY), naming needed and available bytes, when such an
   // encode can never fit this engine's budget, however idle it is.
   absl::Status CheckFits(const EncodePlan& plan) const;
+  // For a document that arrives in pieces: its ids, appended as they come (arriving_ids.h), are on
+  // the device by the time the document is whole. Null where nothing has to be copied, and so where
+  // there is nothing to do. The engine outlives it.
+  virtual std::shared_ptr<ArrivingIds> ReceiveIds() { return nullptr; }
   // Queues a task; never blocks. `task` is used up either way. INVALID_ARGUMENT (empty, id out of
   // range, bad span, bad policy); FAILED_PRECONDITION as Plan; RESOURCE_EXHAUSTED (QUEUE_FULL with
   // a retry delay, or as CheckFits); UNAVAILABLE after Stop. Callbacks of a task come in order;

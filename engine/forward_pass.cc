@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "engine/arriving_ids.h"
 #include "engine/base/check.h"
 #include "engine/planner.h"
 
@@ -12,7 +13,8 @@ ForwardPass::ForwardPass(Backend& backend, const EncoderModel& model, const Atte
     : model_(model),
       policy_(policy),
       packing_(sequences),
-      pooling_(backend, packing_, model.config().hidden_size, /*projection=*/nullptr) {
+      pooling_(backend, packing_, model.config().hidden_size, /*projection=*/nullptr),
+      to_keep_(backend, packing_, model.config().hidden_size) {
   state_.backend = &backend;
   state_.model = &model;
 }
@@ -30,7 +32,7 @@ absl::StatusOr<std::unique_ptr<ForwardPass>> ForwardPass::Create(
 absl::Status ForwardPass::Allocate() {
   Backend& backend = *state_.backend;
   const EncoderConfig& config = model_.config();
-  ASSIGN_OR_RETURN(ids_, backend.Place(packing_.ids.data(), packing_.tokens() * 4));
+  ASSIGN_OR_RETURN(ids_, PlaceIds(backend, packing_));
   state_.ids = ids_.as<int32_t>();
   ASSIGN_OR_RETURN(x_, backend.memory().Allocate(packing_.tokens() * config.hidden_size * 4,
                                                  /*zeroed=*/false));
@@ -40,7 +42,9 @@ absl::Status ForwardPass::Allocate() {
   problem.cu_seqlens = packing_.cu_seqlens.data();
   ASSIGN_OR_RETURN(attention_, backend.MakeAttention(problem));
   RETURN_IF_ERROR(pooling_.Allocate());
-  bytes_ = x_.bytes() + backend.AttentionBytes(problem) + pooling_.bytes();
+  RETURN_IF_ERROR(to_keep_.Allocate());
+  bytes_ = ids_.copy.bytes() + x_.bytes() + backend.AttentionBytes(problem) + pooling_.bytes() +
+           to_keep_.bytes();
   state_.x = x_.as<float>();
   state_.attention = attention_.get();
   return absl::OkStatus();
@@ -73,6 +77,8 @@ int64_t ForwardPass::StepsOf(Phase phase) const {
       return attention_->num_attend_steps();
     case Phase::kPool:
       return pooling_.num_steps();
+    case Phase::kKeep:
+      return to_keep_.num_steps();
     case Phase::kFetch:
       return 1;
     case Phase::kDone:
@@ -116,6 +122,9 @@ void ForwardPass::NextPhase() {
         EnterPhase(++layer_ < model_.layers().size() ? Phase::kBound : Phase::kPool);
         break;
       case Phase::kPool:
+        EnterPhase(Phase::kKeep);
+        break;
+      case Phase::kKeep:
         EnterPhase(Phase::kFetch);
         break;
       case Phase::kFetch:
@@ -153,6 +162,9 @@ absl::Status ForwardPass::RunStep(int64_t step, WorkerScratch& scratch) {
       return MixStep(state_, layer_, Tile(step), scratch);
     case Phase::kPool:
       return pooling_.Run(step, state_.x, scratch);
+    case Phase::kKeep:
+      to_keep_.Run(step, state_.x);
+      return absl::OkStatus();
     case Phase::kFetch:
       return Fetch();
     case Phase::kDone:
@@ -180,6 +192,7 @@ EncodeStats ForwardPass::stats() const {
 
 EncodeResult ForwardPass::TakeResult(size_t sequence) {
   EncodeResult result = pooling_.TakeVectors(sequence);
+  result.kept_token_vectors = to_keep_.Take(sequence);
   result.stats = MakeStats(attention_->stats(sequence), packing_.tokens(sequence));
   return result;
 }

@@ -1,6 +1,6 @@
 // One pass of packed sequences through a JinaBERT encoder, as phases of small independent steps.
 //
-//   embed+project → for each layer: bound → attend → mix(+project) → pool → fetch
+//   embed+project → for each layer: bound → attend → mix(+project) → pool → keep → fetch
 #pragma once
 
 #include <cstdint>
@@ -15,6 +15,7 @@
 #include "engine/encoder_steps.h"
 #include "engine/engine.h"
 #include "engine/span_pooling.h"
+#include "engine/token_vectors.h"
 
 namespace longdoc {
 
@@ -38,7 +39,7 @@ class ForwardPass final : public EncodePass {
   int64_t first_token(size_t sequence) const override { return packing_.cu_seqlens[sequence]; }
 
  private:
-  enum class Phase { kEmbed, kBound, kAttend, kMix, kPool, kFetch, kDone };
+  enum class Phase { kEmbed, kBound, kAttend, kMix, kPool, kKeep, kFetch, kDone };
 
   ForwardPass(Backend& backend, const EncoderModel& model, const AttentionPolicy& policy,
               const std::vector<PassSequence>& sequences);
@@ -59,6 +60,7 @@ class ForwardPass final : public EncodePass {
   Buffer x_;
   std::unique_ptr<AttentionSteps> attention_;
   SpanPooling pooling_;
+  TokenVectorsToKeep to_keep_;
   EncoderState state_;
   int64_t bytes_ = 0;  // as allocated
   int64_t tile_rows_ = 0;

@@ -58,7 +58,7 @@ DocumentBytes& DocumentBytes::operator-=(const DocumentBytes& less) {
 DocumentBytes KeptDocument::bytes_by_kind() const {
   DocumentBytes sum;
   if (cross_kv != nullptr) sum.cross_kv = cross_kv->bytes();
-  sum.token_vectors = CapacityBytes(token_vectors);
+  if (token_vectors != nullptr) sum.token_vectors = token_vectors->bytes();
   sum.passages = CapacityBytes(passages) + CapacityBytes(passage_vectors);
   sum.ids = CapacityBytes(ids);
   sum.other = BaseBytes(static_cast<int64_t>(document_id.capacity())) + CapacityBytes(vector);
@@ -74,7 +74,7 @@ int64_t KeptBytesWithoutCrossKv(int64_t tokens, int64_t passages, int64_t dimens
   return BaseBytes(id_capacity) + tokens * static_cast<int64_t>(sizeof(int32_t)) +
          dimensions * static_cast<int64_t>(sizeof(float)) +
          passages * (static_cast<int64_t>(sizeof(Passage)) + vector_bytes) +
-         (token_vectors ? tokens * vector_bytes : 0);
+         (token_vectors ? TokenVectors::Bytes(tokens, dimensions) : 0);
 }
 
 KeptDocument KeepEncoded(std::shared_ptr<const Model> model, std::vector<int32_t> ids,
@@ -82,12 +82,8 @@ KeptDocument KeepEncoded(std::shared_ptr<const Model> model, std::vector<int32_t
                          EncodeResult&& encoded) {
   const int64_t dimensions = model->info().dimensions;
   KeptDocument document;
-  if (encoded.token_vectors != nullptr) {
-    document.token_vectors =
-        UnitBf16(encoded.token_vectors, static_cast<int64_t>(ids.size()), dimensions);
-    encoded.token_vectors = nullptr;
-    encoded.token_owner.reset();
-  }
+  encoded.token_vectors = nullptr;
+  encoded.token_owner.reset();
   document.passage_vectors =
       UnitBf16(encoded.passages.data(), static_cast<int64_t>(passages.size()), dimensions);
   encoded.passages = {};
@@ -101,6 +97,7 @@ KeptDocument KeepEncoded(std::shared_ptr<const Model> model, std::vector<int32_t
   document.passages.shrink_to_fit();
   document.vector.shrink_to_fit();
   document.document_id.shrink_to_fit();
+  document.token_vectors = std::move(encoded.kept_token_vectors);
   document.cross_kv = std::move(encoded.cross_kv);
   return document;
 }

@@ -9,6 +9,7 @@
 #include "engine/cross_kv.h"
 #include "engine/engine.h"
 #include "engine/options.h"
+#include "engine/token_vectors.h"
 
 namespace longdoc {
 
@@ -28,13 +29,13 @@ struct DocumentBytes {
 // An encoded document, immutable. What scoring needs, and no text.
 struct KeptDocument {
   std::shared_ptr<const Model> model;
-  std::vector<int32_t> ids;                 // special tokens included; for CROSS_ENCODER
-  std::vector<float> vector;                // [dimensions], mean over all tokens, not normalised
-  std::vector<Passage> passages;            // of all granularities
-  std::vector<uint16_t> passage_vectors;    // bf16 [passages, dimensions], of unit length
-  std::vector<uint16_t> token_vectors;      // bf16 [tokens, dimensions], of unit length; or empty
-  std::shared_ptr<const CrossKv> cross_kv;  // null for a model without a decoder
-  std::string document_id;                  // the client's
+  std::vector<int32_t> ids;               // special tokens included; for CROSS_ENCODER
+  std::vector<float> vector;              // [dimensions], mean over all tokens, not normalised
+  std::vector<Passage> passages;          // of all granularities
+  std::vector<uint16_t> passage_vectors;  // bf16 [passages, dimensions], of unit length
+  std::shared_ptr<const TokenVectors> token_vectors;  // or null
+  std::shared_ptr<const CrossKv> cross_kv;            // null for a model without a decoder
+  std::string document_id;                            // the client's
 
   int64_t tokens() const { return static_cast<int64_t>(ids.size()); }
   // Everything above, as allocated.
@@ -46,9 +47,8 @@ struct KeptDocument {
 int64_t KeptBytesWithoutCrossKv(int64_t tokens, int64_t passages, int64_t dimensions,
                                 bool token_vectors, int64_t document_id_bytes);
 
-// What is kept of an encode of `ids` with these passages as its spans. Vectors of passages and
-// tokens become bf16 of unit length (a zero vector stays zero); the fp32 ones are freed. Time
-// O(tokens · dimensions) with token vectors.
+// What is kept of an encode of `ids` with these passages as its spans. Vectors of passages become
+// bf16 of unit length (a zero vector stays zero); the fp32 ones are freed, those of tokens as well.
 KeptDocument KeepEncoded(std::shared_ptr<const Model> model, std::vector<int32_t> ids,
                          std::vector<Passage> passages, std::string document_id,
                          EncodeResult&& encoded);

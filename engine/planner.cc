@@ -15,7 +15,8 @@ int64_t PlanPassBytes(const EncoderConfig& config, const Backend& backend,
   problem.num_sequences = 1;
   problem.cu_seqlens = cu_seqlens;
   return tokens * config.hidden_size * static_cast<int64_t>(sizeof(float)) +
-         backend.AttentionBytes(problem);
+         backend.AttentionBytes(problem) +
+         backend.PlacedBytes(tokens * static_cast<int64_t>(sizeof(int32_t)));
 }
 
 int64_t DeviceMemoryPlan::DocumentBytes() const {

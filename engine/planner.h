@@ -11,8 +11,8 @@
 
 namespace longdoc {
 
-// Bytes that a pass over one sequence allocates: the residual stream and what attention holds. A
-// batch takes no more than its sequences do alone.
+// Bytes that a pass over one sequence allocates: the residual stream, what attention holds, and the
+// ids where they are copied. A batch takes no more than its sequences do alone.
 int64_t PlanPassBytes(const EncoderConfig& config, const Backend& backend,
                       const AttentionPolicy& policy, int64_t tokens);
 

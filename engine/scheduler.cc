@@ -12,6 +12,7 @@ namespace longdoc {
 namespace {
 
 constexpr int kLongShare = 8;
+constexpr int64_t kArrivalsShare = 64;  // of the budget
 constexpr size_t kMaxLongPasses = 4;
 constexpr std::chrono::milliseconds kSweepInterval(20);
 constexpr double kProgressStep = 0.002;
@@ -30,7 +31,8 @@ Scheduler::Scheduler(Backend& backend, const EngineOptions& options)
     : backend_(backend),
       options_(options),
       memory_budget_(options.memory_budget_bytes),
-      reserved_bytes_(std::make_shared<ByteReservation::Counter>(0)) {
+      reserved_bytes_(std::make_shared<ByteReservation::Counter>(0)),
+      arriving_bytes_(std::make_shared<ByteReservation::Counter>(0)) {
   for (int i = 0; i < options.num_threads; ++i) {
     workers_.emplace_back([this, i] {
       pthread_setname_np(pthread_self(), absl::StrFormat("encode-%d", i).c_str());
@@ -57,6 +59,19 @@ absl::Status Scheduler::Submit(std::unique_ptr<Work> work) {
   queue.push_back(std::move(work));
   wake_.notify_one();
   return absl::OkStatus();
+}
+
+void Scheduler::RunSoon(std::function<void()> errand) {
+  std::lock_guard lock(mutex_);
+  if (stopping_) return;
+  errands_.push_back(std::move(errand));
+  wake_.notify_one();
+}
+
+ByteReservation Scheduler::ReserveForArrivals(int64_t bytes) {
+  std::lock_guard lock(mutex_);
+  if (*arriving_bytes_ + bytes > memory_budget_ / kArrivalsShare) return {};
+  return ByteReservation(arriving_bytes_, bytes);
 }
 
 void Scheduler::SetMemoryBudget(int64_t bytes) {
@@ -91,7 +106,8 @@ void Scheduler::RunWorker() {
       Drop(std::move(dropped));
       lock.lock();
     }
-    if (StartSomething(lock) || RunOneStep(lock, scratch)) {
+    const bool ran_errand = RunErrand(lock);
+    if (StartSomething(lock) || RunOneStep(lock, scratch) || ran_errand) {
       scratch_bytes_ += scratch.bytes() - counted;
       counted = scratch.bytes();
       continue;
@@ -140,7 +156,7 @@ std::shared_ptr<Scheduler::Running> Scheduler::TakeShortBatch() {
     const WorkNeeds& needs = (*it)->needs();
     if (!running->works.empty() && !(*it)->CanJoin(*running->works[0])) continue;
     if (tokens > 0 && tokens + needs.tokens > options_.max_batch_tokens) break;
-    if (*reserved_bytes_ + bytes + needs.peak_bytes > memory_budget_) break;
+    if (*reserved_bytes_ + *arriving_bytes_ + bytes + needs.peak_bytes > memory_budget_) break;
     tokens += needs.tokens;
     bytes += needs.peak_bytes;
     Take(*it, *running);
@@ -165,6 +181,17 @@ std::shared_ptr<Scheduler::Running> Scheduler::TakeLongWork() {
   long_queue_.pop_front();
   long_running_.push_back(running);
   return running;
+}
+
+bool Scheduler::RunErrand(std::unique_lock<std::mutex>& lock) {
+  if (errands_.empty()) return false;
+  std::function<void()> errand = std::move(errands_.front());
+  errands_.pop_front();
+  lock.unlock();
+  errand();
+  errand = nullptr;  // frees what it holds without the mutex
+  lock.lock();
+  return true;
 }
 
 bool Scheduler::StartSomething(std::unique_lock<std::mutex>& lock) {
@@ -317,6 +344,7 @@ void Scheduler::Stop() {
   wake_.notify_all();
   for (std::thread& t : workers_) t.join();
   // Single-threaded from here on.
+  errands_.clear();
   Dropped dropped;
   for (auto* queue : {&short_queue_, &long_queue_}) {
     for (auto& work : *queue) {
@@ -343,7 +371,7 @@ void Scheduler::AddTo(EngineStats* stats) const {
   stats->queued_tokens = queued_tokens_;
   stats->running_tasks = running_works_;
   stats->running_tokens = running_tokens_;
-  stats->reserved_bytes = *reserved_bytes_;
+  stats->reserved_bytes = *reserved_bytes_ + *arriving_bytes_;
   stats->allocated_bytes = backend_.memory().allocated_bytes();
   stats->peak_allocated_bytes = backend_.memory().peak_bytes();
   stats->memory_budget_bytes = memory_budget_;

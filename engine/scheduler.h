@@ -15,6 +15,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <deque>
+#include <functional>
 #include <list>
 #include <memory>
 #include <mutex>
@@ -41,6 +42,11 @@ class Scheduler {
   // RESOURCE_EXHAUSTED (QUEUE_FULL with a retry delay) or UNAVAILABLE after Stop: then the work is
   // dropped without Done.
   absl::Status Submit(std::unique_ptr<Work> work);
+  // Something small that only a worker may do, between two steps. Dropped after Stop.
+  void RunSoon(std::function<void()> errand);
+  // Of what arrives for works to come. It may hold a 64th of the budget, out of what long works
+  // leave to short ones, so that no work waits for it for ever; beyond that nothing is reserved.
+  ByteReservation ReserveForArrivals(int64_t bytes);
   // Ends every work with UNAVAILABLE, joins the workers. Idempotent.
   void Stop();
   // Of running passes, in place of the options'. Those that run keep what they have.
@@ -69,6 +75,7 @@ class Scheduler {
 
   void RunWorker();
   // Everything below needs mutex_ held; what takes the lock may let go of it in between.
+  bool RunErrand(std::unique_lock<std::mutex>& lock);
   bool StartSomething(std::unique_lock<std::mutex>& lock);
   bool RunOneStep(std::unique_lock<std::mutex>& lock, WorkerScratch& scratch);
   std::shared_ptr<Running> PickStep();
@@ -93,6 +100,7 @@ class Scheduler {
   int64_t memory_budget_;
   std::condition_variable wake_;
   bool stopping_ = false;
+  std::deque<std::function<void()>> errands_;
   std::deque<std::unique_ptr<Work>> short_queue_, long_queue_;
   RunningList short_running_, long_running_;
   int steps_since_long_ = 0;
@@ -100,7 +108,8 @@ class Scheduler {
   int64_t queued_works_ = 0, queued_tokens_ = 0;
   double queued_seconds_ = 0;
   int64_t running_works_ = 0, running_tokens_ = 0;
-  std::shared_ptr<ByteReservation::Counter> reserved_bytes_;
+  std::shared_ptr<ByteReservation::Counter> reserved_bytes_;  // of running works
+  std::shared_ptr<ByteReservation::Counter> arriving_bytes_;
   std::atomic<int64_t> scratch_bytes_{0};
   std::vector<std::thread> workers_;
 };

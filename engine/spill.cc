@@ -7,7 +7,7 @@
 
 namespace longdoc {
 
-CrossKv::~CrossKv() {
+KeptMemory::~KeptMemory() {
   if (spill != nullptr) spill->Forget(*this);
 }
 
@@ -15,7 +15,7 @@ CrossKvUse::~CrossKvUse() {
   if (spill_ != nullptr) spill_->EndUse(*document_);
 }
 
-void CrossKvSpill::Add(const CrossKv& document) {
+void CrossKvSpill::Add(const KeptMemory& document) {
   document.added_bytes = document.bytes();
   document.spill = this;
   std::lock_guard lock(mutex_);
@@ -23,7 +23,7 @@ void CrossKvSpill::Add(const CrossKv& document) {
   stats_.device_bytes += document.bytes();
 }
 
-void CrossKvSpill::Forget(const CrossKv& document) {
+void CrossKvSpill::Forget(const KeptMemory& document) {
   std::lock_guard lock(mutex_);
   if (document.spilled) {
     stats_.host_bytes -= document.bytes();
@@ -34,7 +34,7 @@ void CrossKvSpill::Forget(const CrossKv& document) {
 }
 
 // The device's memory is asked for without the mutex, because that may spill others.
-absl::StatusOr<CrossKvUse> CrossKvSpill::Use(const CrossKv& document) {
+absl::StatusOr<CrossKvUse> CrossKvSpill::Use(const KeptMemory& document) {
   CrossKvUse use;
   std::lock_guard moving(document.moving);
   {
@@ -61,7 +61,7 @@ absl::StatusOr<CrossKvUse> CrossKvSpill::Use(const CrossKv& document) {
   return use;
 }
 
-absl::Status CrossKvSpill::BringBack(const CrossKv& document) {
+absl::Status CrossKvSpill::BringBack(const KeptMemory& document) {
   std::vector<Buffer> layers(document.layers.size());
   for (size_t l = 0; l < layers.size(); ++l) {
     const Buffer& from = document.layers[l];
@@ -73,7 +73,7 @@ absl::Status CrossKvSpill::BringBack(const CrossKv& document) {
   return absl::OkStatus();
 }
 
-void CrossKvSpill::EndUse(const CrossKv& document) {
+void CrossKvSpill::EndUse(const KeptMemory& document) {
   std::lock_guard lock(mutex_);
   if (--document.uses == 0) document.idle = idle_.insert(idle_.end(), &document);
 }
@@ -81,7 +81,7 @@ void CrossKvSpill::EndUse(const CrossKv& document) {
 bool CrossKvSpill::SpillOne() {
   std::lock_guard lock(mutex_);
   if (idle_.empty()) return false;
-  const CrossKv& document = *idle_.front();
+  const KeptMemory& document = *idle_.front();
   std::vector<Buffer> layers(document.layers.size());
   for (size_t l = 0; l < layers.size(); ++l) {
     const Buffer& from = document.layers[l];

@@ -1,6 +1,6 @@
-// Keys and values of documents that lie in device memory, and move to host memory when the device
-// needs the room: the least recently used first, never one in use. They come back when they are
-// used again.
+// What is kept of documents in device memory, keys and values or token vectors, and moves to host
+// memory when the device needs the room: the least recently used first, never one in use. They come
+// back when they are used again.
 #pragma once
 
 #include <cstdint>
@@ -31,7 +31,7 @@ class CrossKvUse {
  private:
   friend class CrossKvSpill;
   CrossKvSpill* spill_ = nullptr;
-  const CrossKv* document_ = nullptr;
+  const KeptMemory* document_ = nullptr;
 };
 
 // Thread-safe. One of a backend; outlives the documents.
@@ -42,10 +42,10 @@ class CrossKvSpill {
       : backend_(backend), device_(device), host_(host) {}
 
   // From now on the document may move; it is forgotten when it goes.
-  void Add(const CrossKv& document);
+  void Add(const KeptMemory& document);
   // Brings the document back if it must. RESOURCE_EXHAUSTED when the device has no room for it even
   // without all others that are not in use.
-  absl::StatusOr<CrossKvUse> Use(const CrossKv& document);
+  absl::StatusOr<CrossKvUse> Use(const KeptMemory& document);
   // Moves the least recently used document to host memory; false when there is none to move, or
   // the host has no memory.
   bool SpillOne();
@@ -53,16 +53,16 @@ class CrossKvSpill {
 
  private:
   friend class CrossKvUse;
-  friend struct CrossKv;
-  void EndUse(const CrossKv& document);
-  void Forget(const CrossKv& document);
-  absl::Status BringBack(const CrossKv& document);
+  friend struct KeptMemory;
+  void EndUse(const KeptMemory& document);
+  void Forget(const KeptMemory& document);
+  absl::Status BringBack(const KeptMemory& document);
 
   Backend& backend_;
   MemoryPool& device_;
   MemoryPool& host_;
   mutable std::mutex mutex_;
-  std::list<const CrossKv*> idle_;  // on the device and not in use, least recently used first
+  std::list<const KeptMemory*> idle_;  // on the device and not in use, least recently used first
   SpillStats stats_;
 };
 

@@ -26,7 +26,7 @@ void FillDocument(const DocumentRecord& record, v1::Document* out) {
   out->set_model_revision(document.model->revision());
   out->set_token_count(document.tokens());
   out->set_passage_count(static_cast<int64_t>(document.passages.size()));
-  out->set_has_token_vectors(!document.token_vectors.empty());
+  out->set_has_token_vectors(document.token_vectors != nullptr);
   for (const v1::ScoringMethod method : MethodsOf(document)) out->add_methods(method);
   out->set_bytes_held(document.bytes());
   FillTime(record.created, out->mutable_create_time());

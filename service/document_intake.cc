@@ -29,6 +29,7 @@ absl::StatusOr<std::unique_ptr<DocumentIntake>> DocumentIntake::Create(
   ASSIGN_OR_RETURN(intake->builder_,
                    DocumentBuilder::Create(intake->model_->tokenizer(), options.passages,
                                            options.overflow, context.limits.document));
+  intake->builder_->SendIdsTo(context.engine.ReceiveIds());
   if (options.declared_tokens) {
     RETURN_IF_ERROR(CheckMemory(context, *intake->model_, options, *options.declared_tokens));
   }
@@ -131,14 +132,16 @@ EncodeTask MakeEncodeTask(std::shared_ptr<const Model> model, const DocumentOpti
   } else {
     task.ids = std::move(document.ids);
   }
+  task.arrived = std::move(document.arrived);
   task.spans.reserve(document.passages.size());
   for (const Passage& passage : document.passages) task.spans.push_back(passage.tokens);
   const EncodeShape shape = options.Shape(*model, static_cast<int64_t>(task.ids.size()),
                                           static_cast<int64_t>(task.spans.size()));
   task.want_token_vectors = shape.token_vectors;
+  task.keep_token_vectors = shape.keep_token_vectors;
   task.want_cross_kv = shape.cross_kv;
   task.cross_kv_type = shape.cross_kv_type;
-  task.caller_counts_cross_kv = options.keep;  // the store does
+  task.caller_counts_kept = options.keep;  // the store does
   task.attention = shape.attention;
   task.cancellation = std::move(cancellation);
   task.model = std::move(model);

@@ -36,7 +36,7 @@ class EncodeCall final : public DocumentCall {
     if (input.ttl_seconds) {
       ASSIGN_OR_RETURN(ttl_, context_.documents.CheckTtl(absl::Seconds(*input.ttl_seconds)));
     }
-    options->for_scoring = options->keep = true;
+    options->for_scoring = options->keep = options->token_vectors_for_scoring = true;
     model_ = std::move(model);
     options_ = *options;
     return absl::OkStatus();

@@ -17,7 +17,8 @@ bool Needs(const Methods& methods, v1::ScoringMethod method) {
 
 void AskForScoring(const Methods& methods, DocumentOptions* options) {
   options->for_scoring = Needs(methods, v1::QUERY_LIKELIHOOD) || Needs(methods, v1::CROSS_ENCODER);
-  options->token_vectors = Needs(methods, v1::LATE_INTERACTION);
+  options->token_vectors = options->token_vectors_for_scoring =
+      Needs(methods, v1::LATE_INTERACTION);
 }
 
 void EncodeInline(ServiceContext& context, const Executor& executor,

@@ -255,7 +255,8 @@ EncodeShape DocumentOptions::Shape(const Model& model, int64_t tokens, int64_t p
   EncodeShape shape;
   shape.tokens = tokens;
   shape.num_vectors = passages + 1;
-  shape.token_vectors = token_vectors;
+  shape.token_vectors = token_vectors && !token_vectors_for_scoring;
+  shape.keep_token_vectors = token_vectors && token_vectors_for_scoring;
   shape.cross_kv = for_scoring && model.info().can_score_likelihood;
   shape.attention = attention;
   return shape;

@@ -47,6 +47,8 @@ struct DocumentOptions {
   // Not in the header, but in the nature of the RPC.
   bool for_scoring = false;  // what scoring needs as well: the decoder's keys and values, the ids
   bool keep = false;         // and it goes into the store
+  // token_vectors are those of late interaction, not an answer.
+  bool token_vectors_for_scoring = false;
 
   bool has_breaks() const;
   // Passages of a document of `tokens` tokens, as far as the specifications tell (sentences and

@@ -11,6 +11,7 @@
 #include "engine/base/status_macros.h"
 #include "engine/cross_encoder.h"
 #include "engine/decode_task.h"
+#include "engine/max_sim.h"
 #include "engine/similarity.h"
 #include "engine/vector_output.h"
 #include "service/invalid.h"
@@ -155,7 +156,6 @@ class PairScores : public std::enable_shared_from_this<PairScores> {
 
   absl::Status SubmitMaxSim(Engine& engine, size_t index) {
     MaxSimTask task;
-    task.dimensions = static_cast<int64_t>(document_->vector.size());
     task.document = document_->token_vectors;
     task.passages = document_->passages;
     task.owner = document_;
@@ -250,7 +250,7 @@ Methods MethodsOf(const Model& model) {
 Methods MethodsOf(const KeptDocument& document) {
   const ModelInfo& info = document.model->info();
   return Possible(document.cross_kv != nullptr, info.can_embed && !document.vector.empty(),
-                  info.can_embed && !document.token_vectors.empty(),
+                  info.can_embed && document.token_vectors != nullptr,
                   info.can_cross_encode && !document.ids.empty());
 }
 

@@ -83,6 +83,12 @@ class Bf16ProductsBackend final : public Backend {
     return host_->MeanPoolScratchBytes(args);
   }
   void MeanPool(const kernels::PoolArgs& args) override { host_->MeanPool(args); }
+  int64_t ColumnMaximaScratchBytes(int64_t rows, int64_t columns) const override {
+    return host_->ColumnMaximaScratchBytes(rows, columns);
+  }
+  void ColumnMaxima(const kernels::ColumnMaximaArgs& args) override { host_->ColumnMaxima(args); }
+  void SumMaxima(const kernels::SumMaximaArgs& args) override { host_->SumMaxima(args); }
+  void UnitRows(const kernels::UnitRowsArgs& args) override { host_->UnitRows(args); }
   absl::StatusOr<std::unique_ptr<AttentionSteps>> MakeAttention(
       const kernels::AttentionProblem& problem) override {
     return MakeHostAttention(*kernels::GetCpuKernels(kernels::BestCpuIsa()), info_, memory(),

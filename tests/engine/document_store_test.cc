@@ -55,7 +55,7 @@ TEST(DocumentStore, CountsEveryKindOfByteAsAllocated) {
   document.vector.reserve(64);
   document.passages.reserve(3);
   document.passage_vectors.reserve(3 * 64);
-  document.token_vectors.reserve(100 * 64);
+  document.token_vectors = *TokenVectors::Allocate(pool, 100, 64);
   auto kv = std::make_shared<CrossKv>();
   kv->layers.push_back(*pool.Allocate(5000, true));
   kv->layers.push_back(*pool.Allocate(7000, true));

@@ -52,6 +52,25 @@ float Component(int32_t id, int64_t c) {
   return static_cast<float>(h % 65535u) / 32767.5f - 1.0f;
 }
 
+// Of unit length, as engines keep them.
+std::shared_ptr<const TokenVectors> MakeTokenVectors(const std::vector<int32_t>& ids) {
+  static MemoryPool& pool = *new MemoryPool(0);  // documents may outlive an engine
+  const int64_t tokens = static_cast<int64_t>(ids.size());
+  auto vectors = TokenVectors::Allocate(pool, tokens, kDim);
+  LD_CHECK(vectors.ok());
+  std::vector<float> all;
+  for (int32_t id : ids) {
+    for (int64_t c = 0; c < kDim; ++c) all.push_back(Component(id, c));
+  }
+  kernels::UnitRowsArgs args;
+  args.rows = tokens;
+  args.dim = kDim;
+  args.in = all.data();
+  args.out = (*vectors)->data();
+  MakeReferenceBackend(1)->UnitRows(args);
+  return *vectors;
+}
+
 EncodeResult MakeResult(const EncodeTask& task) {
   EncodeResult result;
   const int64_t tokens = static_cast<int64_t>(task.ids.size());
@@ -69,6 +88,7 @@ EncodeResult MakeResult(const EncodeTask& task) {
     result.token_vectors = all->data();
     result.token_owner = std::move(all);
   }
+  if (task.keep_token_vectors) result.kept_token_vectors = MakeTokenVectors(task.ids);
   if (task.want_cross_kv) result.cross_kv = FakeEngine::MakeCrossKv(tokens);
   result.stats.tokens = tokens;
   result.stats.planned_bytes = result.stats.peak_bytes = tokens * kBytesPerToken;

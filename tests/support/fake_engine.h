@@ -15,7 +15,7 @@
 #include "absl/status/statusor.h"
 #include "engine/decode_task.h"
 #include "engine/engine.h"
-#include "engine/similarity.h"
+#include "engine/max_sim.h"
 
 namespace longdoc::testing {
 

@@ -32,7 +32,7 @@ inline std::string Keep(TestContext& test, const std::string& text, bool token_v
   task.model = test.engine.model();
   task.ids = document->ids;
   for (const Passage& passage : document->passages) task.spans.push_back(passage.tokens);
-  task.want_token_vectors = token_vectors;
+  task.keep_token_vectors = token_vectors;
   task.want_cross_kv = true;
   task.cancellation = std::make_shared<CancellationToken>();
   EncodeResult result;

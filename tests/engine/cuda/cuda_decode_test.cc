@@ -270,54 +270,5 @@ TEST_F(CudaDecoder, ForksOwnWhatTheyWrite) {
   EXPECT_EQ(std::memcmp(copy->data, some.data(), some.size()), 0);
 }
 
-uint16_t ToBf16(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof(bits));
-  return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
-
-std::vector<float> UnitRows(uint64_t seed, int64_t rows, int64_t dim) {
-  std::vector<float> values = testing::RandomFloats(seed, rows * dim, 1);
-  for (int64_t r = 0; r < rows; ++r) {
-    double norm = 0;
-    for (int64_t c = 0; c < dim; ++c) norm += values[r * dim + c] * values[r * dim + c];
-    for (int64_t c = 0; c < dim; ++c) values[r * dim + c] /= static_cast<float>(std::sqrt(norm));
-  }
-  return values;
-}
-
-TEST(CudaMaxSim, AgreesWithTheCpu) {
-  constexpr int64_t kDim = 64, kTokens = 300;
-  std::vector<uint16_t> document;
-  for (const float v : UnitRows(1, kTokens, kDim)) document.push_back(ToBf16(v));
-  std::vector<Passage> passages(3);
-  passages[0].tokens = {0, 10};
-  passages[1].tokens = {5, 200};
-  passages[2].tokens = {299, 300};
-  const auto run = [&](Engine& engine) {
-    std::promise<absl::StatusOr<MaxSimResult>> done;
-    MaxSimTask task;
-    task.dimensions = kDim;
-    task.document = document;
-    task.passages = passages;
-    task.candidate = UnitRows(2, 7, kDim);
-    task.best_passages = 3;
-    task.cancellation = std::make_shared<CancellationToken>();
-    task.on_done = [&done](absl::StatusOr<MaxSimResult> r) { done.set_value(std::move(r)); };
-    EXPECT_TRUE(engine.Submit(std::move(task)).ok());
-    absl::StatusOr<MaxSimResult> result = done.get_future().get();
-    EXPECT_TRUE(result.ok()) << result.status();
-    return result.ok() ? *result : MaxSimResult();
-  };
-  const MaxSimResult a = run(*testing::MakeEngine(testing::CudaOptions()));
-  const MaxSimResult b = run(*CpuEngine());
-  EXPECT_NEAR(a.score, b.score, 0.005);
-  ASSERT_EQ(a.passages.size(), 3u);
-  for (size_t i = 0; i < a.passages.size(); ++i) {
-    EXPECT_EQ(a.passages[i].passage, b.passages[i].passage);
-    EXPECT_NEAR(a.passages[i].score, b.passages[i].score, 0.005);
-  }
-}
-
 }  // namespace
 }  // namespace longdoc
