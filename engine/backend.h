@@ -34,7 +34,7 @@
 namespace longdoc {
 
 class AttentionSteps;
-class CrossKvSpill;
+class MemorySpill;
 class WholeMqa;
 struct SampleTokenArgs;
 
@@ -47,6 +47,8 @@ struct BackendInfo {
   int64_t token_tile = 256;          // rows of a dense step
   int64_t query_tile = 128;          // query rows of an attention step, where it is cut by rows
   int64_t span_tile = 16;            // spans of a pooling step
+  int64_t max_head_dim = 256;        // of all attention, the decoder's too
+  bool keeps_f32_keys = true;        // documents' keys and values for the decoder may be fp32
   bool whole_mqa = false;            // multi-query attention is whole_mqa()'s, not cut into parts
   bool device_rounds = false;        // SampleToken() and NewRecording() are there
   int64_t fixed_bytes = 0;           // of memory(), that the backend keeps for itself
@@ -97,7 +99,7 @@ class Backend {
   virtual MemoryPool& memory() = 0;
   virtual MemoryPool& scratch_memory() = 0;
   // Where memory() makes room by moving documents to the host; null where it is the host's.
-  virtual CrossKvSpill* spill() { return nullptr; }
+  virtual MemorySpill* spill() { return nullptr; }
   // For data that does not change. RESOURCE_EXHAUSTED when the device has no room for it.
   virtual absl::StatusOr<Placed> Place(const void* host, int64_t bytes) = 0;
   // Bytes of memory() that this takes: none where ops read the host's.
@@ -192,6 +194,9 @@ struct CudaOptions {
   int device = 0;
   int64_t memory_bytes = 0;  // most that the engine takes of the device; 0: what is free, less a
                              // margin for what libraries and the driver take
+  int64_t spill_bytes = 0;   // most pinned host memory for documents that leave the device; 0: no
+                             // limit
+  std::function<bool()> make_room;  // when there is no more of either; see EngineOptions
   int64_t token_tile = 8192;
   // Called once, from the thread that finds out, when the device is lost: nothing works any more,
   // and only a new process can use it again.

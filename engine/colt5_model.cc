@@ -69,6 +69,7 @@ absl::StatusOr<std::shared_ptr<const Colt5Model>> Colt5Model::Load(const std::st
   std::shared_ptr<Colt5Model> model(new Colt5Model());
   model->name_ = name;
   ASSIGN_OR_RETURN(model->checkpoint_, LoadColt5Checkpoint(dir));
+  RETURN_IF_ERROR(CheckHeadDim(model->config().head_dim, backend));
   model->info_ = MakeInfo(model->config());
   ASSIGN_OR_RETURN(model->tokenizer_, LoadModelTokenizer(dir, model->config().vocab_size));
   model->compute_type_ = ComputeTypeOf(backend);

@@ -12,6 +12,7 @@ namespace longdoc {
 // Of documents on a device that can move to host memory; all 0 where memory is the host's.
 struct SpillStats {
   int64_t device_bytes = 0, host_bytes = 0;  // of documents in each place
+  int64_t host_limit_bytes = 0;              // most that host memory may hold of them; 0: no limit
   int64_t spilled = 0, returned = 0;         // counters, of moves
 };
 

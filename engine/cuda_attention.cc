@@ -4,7 +4,6 @@
 #include <utility>
 #include <vector>
 
-#include "absl/strings/str_format.h"
 #include "engine/base/status_macros.h"
 #include "kernels/cuda/attention_layer.h"
 
@@ -17,15 +16,8 @@ int64_t StatsBytes(const kernels::AttentionProblem& problem) {
   return problem.num_sequences * static_cast<int64_t>(sizeof(kernels::AttentionStats));
 }
 
-constexpr int32_t kMaxHeadDim = 128;
-
 // Without what is not there yet, or lies on the device: memory and positions.
 absl::Status Check(const kernels::AttentionProblem& problem) {
-  if (problem.head_dim > kMaxHeadDim) {
-    return absl::UnimplementedError(
-        absl::StrFormat("attention with a head size of %d; on a CUDA device it is at most %d",
-                        problem.head_dim, kMaxHeadDim));
-  }
   kernels::AttentionProblem readable = problem;
   readable.cu_seqlens_k = nullptr;
   readable.q_positions = readable.k_positions = nullptr;

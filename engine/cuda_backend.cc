@@ -1,5 +1,4 @@
-// The CUDA kernels behind the seam: one device, one stream, one worker that enqueues on it. The
-// only file of the engine that knows CUDA.
+// The CUDA kernels behind the seam: one device, one stream, one worker that enqueues on it.
 //
 // All memory is used on the one stream, in the order of the calls, so that what is freed may be
 // handed out again at once. Activations and sums are fp32; products read bf16, as attention does.
@@ -15,6 +14,7 @@
 #include "engine/backend.h"
 #include "engine/base/status_macros.h"
 #include "engine/cuda_attention.h"
+#include "engine/cuda_memory.h"
 #include "engine/cuda_mqa.h"
 #include "engine/cuda_recording.h"
 #include "engine/sampler.h"
@@ -30,43 +30,6 @@ namespace cuda = kernels::cuda;
 
 constexpr DType kType = DType::kBF16;  // of products' inputs, q, k, v and o
 constexpr int64_t kPinnedRetainedBytes = int64_t{1} << 30;
-// Requests share few sizes, at most an eighth apart, so that freed blocks serve again.
-int64_t SizeClass(int64_t bytes) {
-  int64_t step = 512;
-  while (step * 16 <= bytes) step *= 2;
-  return kernels::RoundUp(bytes, step);
-}
-
-class DeviceMemory final : public MemorySource {
- public:
-  explicit DeviceMemory(cuda::Runtime& runtime) : rt_(runtime) {}
-  int64_t Capacity(int64_t bytes) const override { return SizeClass(bytes); }
-  void* Map(int64_t capacity) override { return rt_.AllocateDevice(capacity); }
-  void Unmap(void* data, int64_t) override { rt_.FreeDevice(data); }
-  void Zero(void* data, int64_t bytes) override { rt_.Clear(data, bytes); }
-  void Copy(void* to, const void* from, int64_t bytes) override {
-    rt_.Note(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, rt_.stream()), "copying");
-  }
-  bool fresh_is_zero() const override { return false; }
-  const char* name() const override { return "device memory"; }
-
- private:
-  cuda::Runtime& rt_;
-};
-
-class PinnedMemory final : public MemorySource {
- public:
-  explicit PinnedMemory(cuda::Runtime& runtime) : rt_(runtime) {}
-  int64_t Capacity(int64_t bytes) const override { return SizeClass(bytes); }
-  void* Map(int64_t capacity) override { return rt_.AllocatePinned(capacity); }
-  void Unmap(void* data, int64_t) override { rt_.FreePinned(data); }
-  void Zero(void* data, int64_t bytes) override { std::fill_n(static_cast<char*>(data), bytes, 0); }
-  bool fresh_is_zero() const override { return false; }
-  const char* name() const override { return "pinned memory"; }
-
- private:
-  cuda::Runtime& rt_;
-};
 
 // What products share: the library's handle, and workspace for one product at a time.
 struct Products {
@@ -130,14 +93,19 @@ absl::Status CudaMatrix::Load(MemoryPool& memory, const std::vector<float>& weig
 
 class CudaBackend final : public Backend {
  public:
-  CudaBackend(BackendInfo info, int64_t memory_bytes, std::unique_ptr<cuda::Runtime> runtime)
+  CudaBackend(BackendInfo info, int64_t memory_bytes, const CudaOptions& options,
+              std::unique_ptr<cuda::Runtime> runtime)
       : info_(std::move(info)),
         runtime_(std::move(runtime)),
         rt_(*runtime_),
         memory_(std::make_unique<DeviceMemory>(rt_),
                 {.retained_bytes = memory_bytes, .limit_bytes = memory_bytes, .slack = 1}),
         pinned_(std::make_unique<PinnedMemory>(rt_),
-                {.retained_bytes = kPinnedRetainedBytes, .slack = 1}) {}
+                {.retained_bytes = kPinnedRetainedBytes, .slack = 1}),
+        spilled_(std::make_unique<PinnedMemory>(rt_), {.retained_bytes = kPinnedRetainedBytes,
+                                                       .limit_bytes = options.spill_bytes,
+                                                       .slack = 1}),
+        make_room_(options.make_room) {}
   absl::Status Init();
 
   const BackendInfo& info() const override { return info_; }
@@ -145,7 +113,7 @@ class CudaBackend final : public Backend {
 
   MemoryPool& memory() override { return memory_; }
   MemoryPool& scratch_memory() override { return memory_; }
-  CrossKvSpill* spill() override { return &spill_; }
+  MemorySpill* spill() override { return &spill_; }
   absl::StatusOr<Placed> Place(const void* host, int64_t bytes) override;
   int64_t PlacedBytes(int64_t bytes) const override { return bytes; }
   void CopyToDevice(void* device, const void* host, int64_t bytes) override {
@@ -259,13 +227,16 @@ class CudaBackend final : public Backend {
   const std::unique_ptr<cuda::Runtime> runtime_;
   cuda::Runtime& rt_;
   CudaMqa mqa_{rt_};
-  MemoryPool memory_, pinned_;
-  CrossKvSpill spill_{*this, memory_, pinned_};
+  MemoryPool memory_;
+  MemoryPool pinned_;   // what the host reads of results
+  MemoryPool spilled_;  // documents that the device has no room for
+  MemorySpill spill_{*this, memory_, spilled_};
+  const std::function<bool()> make_room_;
   Products products_;
 };
 
 absl::Status CudaBackend::Init() {
-  memory_.SetReclaim([this] { return spill_.SpillOne(); });
+  memory_.SetReclaim([this] { return spill_.SpillOne() || (make_room_ && make_room_()); });
   const cudaError_t error = cuda::Gemm::Create(rt_.device(), &products_.gemm);
   if (error != cudaSuccess) {
     return absl::FailedPreconditionError(
@@ -384,11 +355,14 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeCudaBackend(const CudaOptions& opti
   info.isa = absl::StrFormat("sm_%d%d", device.major, device.minor);
   info.gemm_type = info.storage_type = kType;
   info.num_workers = 1;
+  info.max_head_dim = 128;
+  info.keeps_f32_keys = false;
   info.whole_mqa = info.device_rounds = true;
   info.token_tile = options.token_tile;
   info.span_tile = 4096;
   info.fixed_bytes = cuda::kGemmWorkspaceBytes;
-  auto backend = std::make_unique<CudaBackend>(std::move(info), memory, std::move(runtime));
+  auto backend =
+      std::make_unique<CudaBackend>(std::move(info), memory, options, std::move(runtime));
   RETURN_IF_ERROR(backend->Init());
   return std::unique_ptr<Backend>(std::move(backend));
 }

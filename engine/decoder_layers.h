@@ -75,7 +75,7 @@ class DecoderLayers {
   void Restart();
 
   DecoderState state_;
-  CrossKvUse document_use_;
+  KeptMemoryUse document_use_;
   Buffer y_, q_, attended_, partial_, qkv_;
   RowArrays row_arrays_;  // where attention is whole,
   Placed placed_ids_;     // or where it is in parts

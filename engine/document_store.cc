@@ -199,6 +199,17 @@ absl::StatusOr<int64_t> DocumentStore::Delete(const std::string& name) {
   return bytes;
 }
 
+bool DocumentStore::EvictOne() {
+  State::Garbage garbage;
+  std::lock_guard lock(state_->mutex);
+  for (const Entry* entry : state_->idle) {
+    if (entry->bytes.cross_kv + entry->bytes.token_vectors == 0) continue;
+    state_->Remove(state_->by_name.at(entry->name), State::Why::kEvicted, garbage);
+    return true;
+  }
+  return false;
+}
+
 void DocumentStore::Sweep() {
   State::Garbage garbage;
   std::lock_guard lock(state_->mutex);

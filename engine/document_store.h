@@ -123,6 +123,10 @@ class DocumentStore {
                                                    std::string* next_page_token);
   // Bytes that became (or, while pinned, will become) free. Errors as Find.
   absl::StatusOr<int64_t> Delete(const std::string& name);
+  // Evicts the least recently used document that has token vectors or a decoder's keys and values,
+  // for the room that they take of a device, whatever the budget says (EngineOptions::make_room).
+  // False when there is none that is not in use.
+  bool EvictOne();
   // Drops what has expired; to be called now and then.
   void Sweep();
   // A duration checked against the limits, one millisecond and max_ttl; INVALID_ARGUMENT

@@ -53,6 +53,7 @@ absl::StatusOr<std::shared_ptr<const EncoderModel>> EncoderModel::Load(const std
   std::shared_ptr<EncoderModel> model(new EncoderModel());
   model->name_ = name;
   ASSIGN_OR_RETURN(model->checkpoint_, LoadEncoderCheckpoint(dir));
+  RETURN_IF_ERROR(CheckHeadDim(model->config().head_dim, backend));
   model->info_ = MakeInfo(model->config());
   ASSIGN_OR_RETURN(model->tokenizer_, LoadModelTokenizer(dir, model->config().vocab_size));
   model->compute_type_ = ComputeTypeOf(backend);

@@ -37,6 +37,7 @@ absl::StatusOr<EngineOptions> FillDefaults(EngineOptions o) {
   constexpr int64_t kMax = std::numeric_limits<int64_t>::max();
   RETURN_IF_ERROR(CheckRange("threads", o.num_threads, 0, 1024));
   RETURN_IF_ERROR(CheckRange("memory_budget_bytes", o.memory_budget_bytes, 0, kMax));
+  RETURN_IF_ERROR(CheckRange("spill_memory_bytes", o.spill_memory_bytes, 0, kMax));
   RETURN_IF_ERROR(CheckRange("max_queued_tokens", o.max_queued_tokens, 1, kMax));
   RETURN_IF_ERROR(CheckRange("max_queued_tasks", o.max_queued_tasks, 1, kMax));
   RETURN_IF_ERROR(CheckRange("max_batch_tokens", o.max_batch_tokens, 1, 1 << 20));
@@ -45,6 +46,7 @@ absl::StatusOr<EngineOptions> FillDefaults(EngineOptions o) {
     o.num_threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   }
   if (o.memory_budget_bytes == 0) o.memory_budget_bytes = MachineMemoryBytes() / 10 * 7;
+  if (o.spill_memory_bytes == 0) o.spill_memory_bytes = MachineMemoryBytes() / 4;
   return o;
 }
 
@@ -63,6 +65,8 @@ absl::StatusOr<std::unique_ptr<Backend>> MakeCuda(const EngineOptions& o, int de
   CudaOptions cuda;
   cuda.device = device;
   cuda.memory_bytes = o.device_memory_bytes;
+  cuda.spill_bytes = o.spill_memory_bytes;
+  cuda.make_room = o.make_room;
   cuda.on_lost = o.on_device_lost;
   return MakeCudaBackend(cuda);
 }
@@ -209,6 +213,11 @@ absl::StatusOr<EncodePlan> EngineImpl::Plan(const Model& model, const EncodeShap
     return WithReason(absl::FailedPreconditionError(absl::StrFormat(
                           "model \"%s\" has no decoder to keep a document for", model.name())),
                       "METHOD_NOT_SUPPORTED");
+  }
+  if (shape.cross_kv && shape.cross_kv_type == DType::kF32 && !backend_->info().keeps_f32_keys) {
+    return absl::FailedPreconditionError(
+        absl::StrFormat("%s keeps keys and values of documents in bf16 or f16, f32 was asked for",
+                        backend_->info().name));
   }
   const auto* encoding = dynamic_cast<const EncodingModel*>(&model);
   if (encoding == nullptr) return absl::InternalError("the model is not one of this engine");

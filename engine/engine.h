@@ -42,6 +42,12 @@ struct EngineOptions {
   // device gives what weights and scratch leave of its memory, and no more than is asked here.
   int64_t memory_budget_bytes = 0;
   int64_t device_memory_bytes = 0;  // most that is taken of a CUDA device; 0: nearly all of it
+  // Most pinned host memory for documents that a CUDA device has no room for; 0: a quarter of the
+  // machine's memory (or of the cgroup's limit).
+  int64_t spill_memory_bytes = 0;
+  // Asked when that is used up, too, from any worker: lets go of a document that nobody uses
+  // (DocumentStore::EvictOne), or says false. Then what needs the memory is refused.
+  std::function<bool()> make_room;
   // Called once, from any thread, when the device is lost. Every work fails from then on, and only
   // a new process can use the device again.
   std::function<void(const absl::Status&)> on_device_lost;
@@ -228,7 +234,8 @@ class Engine {
   virtual absl::StatusOr<std::shared_ptr<const Model>> LoadModel(const std::string& name,
                                                                  const std::string& dir) = 0;
   // What an encode would take; INVALID_ARGUMENT for tokens < 1 or a bad policy,
-  // FAILED_PRECONDITION for cross keys and values of a model without a decoder.
+  // FAILED_PRECONDITION for cross keys and values of a model without a decoder, or of a type that
+  // the device does not keep.
   virtual absl::StatusOr<EncodePlan> Plan(const Model& model, const EncodeShape& shape) const = 0;
   // RESOURCE_EXHAUSTED (DOCUMENT_EXCEEDS_MEMORY), naming needed and available bytes, when such an
   // encode can never fit this engine's budget, however idle it is.

@@ -11,7 +11,7 @@
 
 namespace longdoc {
 
-class CrossKvSpill;  // spill.h
+class MemorySpill;  // spill.h
 
 // Immutable once the encode is done, but for where it is. The backend outlives it.
 struct KeptMemory {
@@ -21,7 +21,7 @@ struct KeptMemory {
   ~KeptMemory();
 
   // What there is of it, by layer where there are several. In host memory while spilled; not to be
-  // looked at without a CrossKvUse, where the backend spills.
+  // looked at without a KeptMemoryUse, where the backend spills.
   mutable std::vector<Buffer> layers;
 
   int64_t bytes() const {
@@ -32,9 +32,9 @@ struct KeptMemory {
   }
 
  private:
-  friend class CrossKvSpill;
-  mutable CrossKvSpill* spill = nullptr;  // set before the document is shared
-  mutable int64_t added_bytes = 0;        // likewise
+  friend class MemorySpill;
+  mutable MemorySpill* spill = nullptr;  // set before the document is shared
+  mutable int64_t added_bytes = 0;       // likewise
   // Guarded by the mutex of `spill`, as `layers` is while nobody uses them.
   mutable bool spilled = false;
   mutable int64_t uses = 0;

@@ -42,6 +42,14 @@ absl::Status PackInParallel(Backend& backend, size_t count,
   return first_error;
 }
 
+absl::Status CheckHeadDim(int64_t head_dim, const Backend& backend) {
+  const BackendInfo& info = backend.info();
+  if (head_dim <= info.max_head_dim) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrFormat("the model's attention heads have size %d, on %s they have at most %d",
+                      head_dim, info.name, info.max_head_dim));
+}
+
 ComputeType ComputeTypeOf(const Backend& backend) {
   return backend.info().storage_type == DType::kBF16 ? ComputeType::kBF16 : ComputeType::kF32;
 }

@@ -27,6 +27,9 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> LoadModelTokenizer(const std::string&
 absl::Status PackInParallel(Backend& backend, size_t count,
                             const std::function<absl::Status(size_t)>& pack);
 
+// OK, or FAILED_PRECONDITION when the device has no attention with heads of this size.
+absl::Status CheckHeadDim(int64_t head_dim, const Backend& backend);
+
 // What the weights of this backend's models are computed in.
 ComputeType ComputeTypeOf(const Backend& backend);
 

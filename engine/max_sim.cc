@@ -58,7 +58,7 @@ class MaxSimPass final : public Pass {
 
   Backend& backend_;
   std::shared_ptr<const TokenVectors> document_;
-  CrossKvUse document_use_;
+  KeptMemoryUse document_use_;
   absl::Span<const Passage> passages_;  // empty when nobody asked for any
   int64_t tile_ = 0, num_blocks_ = 0;
   std::vector<int64_t> columns_;  // of each candidate: [columns_[i], columns_[i+1])

@@ -4,9 +4,11 @@
 
 #include <algorithm>
 #include <cstring>
+#include <string>
 #include <utility>
 
 #include "absl/strings/str_format.h"
+#include "engine/base/error_reason.h"
 #include "kernels/types.h"
 
 namespace longdoc {
@@ -120,14 +122,14 @@ absl::StatusOr<MemoryPool::Block> MemoryPool::MapNew(int64_t capacity) {
     if (!kept.empty()) data = MapWithin(capacity, limit);
   }
   if (data != nullptr) return Block{data, capacity};
+  std::string text =
+      absl::StrFormat("the system refused %d bytes of %s", capacity, source_->name());
   std::lock_guard lock(mutex_);
   if (limit > 0 && mapped_ + capacity > limit) {
-    return absl::ResourceExhaustedError(
-        absl::StrFormat("%d bytes of %s do not fit beside %d of %d bytes", capacity,
-                        source_->name(), mapped_, limit));
+    text = absl::StrFormat("%d bytes of %s do not fit beside %d of %d bytes", capacity,
+                           source_->name(), mapped_, limit);
   }
-  return absl::ResourceExhaustedError(
-      absl::StrFormat("the system refused %d bytes of %s", capacity, source_->name()));
+  return WithReason(absl::ResourceExhaustedError(text), "OUT_OF_MEMORY");
 }
 
 // Null beyond the limit, or when the source refuses.

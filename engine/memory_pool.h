@@ -76,8 +76,8 @@ class MemoryPool {
   MemoryPool& operator=(const MemoryPool&) = delete;
 
   // At least `bytes` (0 gives an empty buffer), filled with zeros if `zeroed`, else with anything.
-  // Blocks that are kept are given up before anything is refused. RESOURCE_EXHAUSTED beyond the
-  // limit, or when the source refuses.
+  // Blocks that are kept are given up before anything is refused. RESOURCE_EXHAUSTED
+  // (OUT_OF_MEMORY) beyond the limit, or when the source refuses.
   absl::StatusOr<Buffer> Allocate(int64_t bytes, bool zeroed);
   // Asked when nothing is left: frees some of the live buffers, or says false. Set before any use;
   // called without locks, by the thread that allocates.

@@ -11,11 +11,11 @@ KeptMemory::~KeptMemory() {
   if (spill != nullptr) spill->Forget(*this);
 }
 
-CrossKvUse::~CrossKvUse() {
+KeptMemoryUse::~KeptMemoryUse() {
   if (spill_ != nullptr) spill_->EndUse(*document_);
 }
 
-void CrossKvSpill::Add(const KeptMemory& document) {
+void MemorySpill::Add(const KeptMemory& document) {
   document.added_bytes = document.bytes();
   document.spill = this;
   std::lock_guard lock(mutex_);
@@ -23,7 +23,7 @@ void CrossKvSpill::Add(const KeptMemory& document) {
   stats_.device_bytes += document.bytes();
 }
 
-void CrossKvSpill::Forget(const KeptMemory& document) {
+void MemorySpill::Forget(const KeptMemory& document) {
   std::lock_guard lock(mutex_);
   if (document.spilled) {
     stats_.host_bytes -= document.bytes();
@@ -34,8 +34,8 @@ void CrossKvSpill::Forget(const KeptMemory& document) {
 }
 
 // The device's memory is asked for without the mutex, because that may spill others.
-absl::StatusOr<CrossKvUse> CrossKvSpill::Use(const KeptMemory& document) {
-  CrossKvUse use;
+absl::StatusOr<KeptMemoryUse> MemorySpill::Use(const KeptMemory& document) {
+  KeptMemoryUse use;
   std::lock_guard moving(document.moving);
   {
     std::lock_guard lock(mutex_);
@@ -61,7 +61,7 @@ absl::StatusOr<CrossKvUse> CrossKvSpill::Use(const KeptMemory& document) {
   return use;
 }
 
-absl::Status CrossKvSpill::BringBack(const KeptMemory& document) {
+absl::Status MemorySpill::BringBack(const KeptMemory& document) {
   std::vector<Buffer> layers(document.layers.size());
   for (size_t l = 0; l < layers.size(); ++l) {
     const Buffer& from = document.layers[l];
@@ -73,34 +73,44 @@ absl::Status CrossKvSpill::BringBack(const KeptMemory& document) {
   return absl::OkStatus();
 }
 
-void CrossKvSpill::EndUse(const KeptMemory& document) {
+void MemorySpill::EndUse(const KeptMemory& document) {
   std::lock_guard lock(mutex_);
   if (--document.uses == 0) document.idle = idle_.insert(idle_.end(), &document);
 }
 
-bool CrossKvSpill::SpillOne() {
+bool MemorySpill::SpillOne() {
   std::lock_guard lock(mutex_);
-  if (idle_.empty()) return false;
-  const KeptMemory& document = *idle_.front();
-  std::vector<Buffer> layers(document.layers.size());
-  for (size_t l = 0; l < layers.size(); ++l) {
-    const Buffer& from = document.layers[l];
-    absl::StatusOr<Buffer> to = host_.Allocate(from.bytes(), /*zeroed=*/false);
-    if (!to.ok() || !backend_.CopyToHost(to->data(), from.data(), from.bytes()).ok()) return false;
-    layers[l] = *std::move(to);
+  for (auto it = idle_.begin(); it != idle_.end(); ++it) {
+    const KeptMemory& document = **it;
+    if (!MoveToHost(document).ok()) continue;
+    document.spilled = true;
+    idle_.erase(it);
+    stats_.device_bytes -= document.bytes();
+    stats_.host_bytes += document.bytes();
+    ++stats_.spilled;
+    return true;
   }
-  document.layers.swap(layers);
-  document.spilled = true;
-  idle_.pop_front();
-  stats_.device_bytes -= document.bytes();
-  stats_.host_bytes += document.bytes();
-  ++stats_.spilled;
-  return true;
+  return false;
 }
 
-SpillStats CrossKvSpill::stats() const {
+absl::Status MemorySpill::MoveToHost(const KeptMemory& document) {
+  std::vector<Buffer> layers(document.layers.size());
+  for (size_t l = 0; l < layers.size(); ++l) {  // all memory first: copies are dear
+    ASSIGN_OR_RETURN(layers[l], host_.Allocate(document.layers[l].bytes(), /*zeroed=*/false));
+  }
+  for (size_t l = 0; l < layers.size(); ++l) {
+    const Buffer& from = document.layers[l];
+    RETURN_IF_ERROR(backend_.CopyToHost(layers[l].data(), from.data(), from.bytes()));
+  }
+  document.layers.swap(layers);
+  return absl::OkStatus();
+}
+
+SpillStats MemorySpill::stats() const {
   std::lock_guard lock(mutex_);
-  return stats_;
+  SpillStats stats = stats_;
+  stats.host_limit_bytes = host_.limit_bytes();
+  return stats;
 }
 
 }  // namespace longdoc

@@ -17,46 +17,46 @@ namespace longdoc {
 class Backend;
 
 // Keeps a document on the device while it lives.
-class CrossKvUse {
+class KeptMemoryUse {
  public:
-  CrossKvUse() = default;
-  CrossKvUse(CrossKvUse&& other) noexcept { *this = std::move(other); }
-  CrossKvUse& operator=(CrossKvUse&& other) noexcept {
+  KeptMemoryUse() = default;
+  KeptMemoryUse(KeptMemoryUse&& other) noexcept { *this = std::move(other); }
+  KeptMemoryUse& operator=(KeptMemoryUse&& other) noexcept {
     std::swap(spill_, other.spill_);
     std::swap(document_, other.document_);
     return *this;
   }
-  ~CrossKvUse();
+  ~KeptMemoryUse();
 
  private:
-  friend class CrossKvSpill;
-  CrossKvSpill* spill_ = nullptr;
+  friend class MemorySpill;
+  MemorySpill* spill_ = nullptr;
   const KeptMemory* document_ = nullptr;
 };
 
 // Thread-safe. One of a backend; outlives the documents.
-class CrossKvSpill {
+class MemorySpill {
  public:
   // Copies by `backend` between its `device` memory and `host` memory.
-  CrossKvSpill(Backend& backend, MemoryPool& device, MemoryPool& host)
+  MemorySpill(Backend& backend, MemoryPool& device, MemoryPool& host)
       : backend_(backend), device_(device), host_(host) {}
 
   // From now on the document may move; it is forgotten when it goes.
   void Add(const KeptMemory& document);
   // Brings the document back if it must. RESOURCE_EXHAUSTED when the device has no room for it even
   // without all others that are not in use.
-  absl::StatusOr<CrossKvUse> Use(const KeptMemory& document);
-  // Moves the least recently used document to host memory; false when there is none to move, or
-  // the host has no memory.
+  absl::StatusOr<KeptMemoryUse> Use(const KeptMemory& document);
+  // Moves the least recently used document that fits to host memory; false when there is none.
   bool SpillOne();
   SpillStats stats() const;
 
  private:
-  friend class CrossKvUse;
+  friend class KeptMemoryUse;
   friend struct KeptMemory;
   void EndUse(const KeptMemory& document);
   void Forget(const KeptMemory& document);
   absl::Status BringBack(const KeptMemory& document);
+  absl::Status MoveToHost(const KeptMemory& document);
 
   Backend& backend_;
   MemoryPool& device_;

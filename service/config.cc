@@ -126,6 +126,8 @@ absl::Status ReadEngine(const pb::EngineConfig& config, EngineOptions* engine) {
                           64 * kTiB, &engine->memory_budget_bytes));
   RETURN_IF_ERROR(ReadInt("engine.device_memory_bytes", config.device_memory_bytes(), kMiB,
                           64 * kTiB, &engine->device_memory_bytes));
+  RETURN_IF_ERROR(ReadInt("engine.spill_memory_bytes", config.spill_memory_bytes(), kMiB, 64 * kTiB,
+                          &engine->spill_memory_bytes));
   RETURN_IF_ERROR(ReadInt("engine.max_queued_tokens", config.max_queued_tokens(), 1,
                           int64_t{1} << 40, &engine->max_queued_tokens));
   RETURN_IF_ERROR(ReadInt("engine.max_queued_documents", config.max_queued_documents(), 1, 1 << 24,

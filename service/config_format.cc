@@ -20,6 +20,7 @@ void FormatEngine(const EngineOptions& options, pb::EngineConfig* engine) {
   engine->set_threads(options.num_threads);
   engine->set_memory_budget_bytes(options.memory_budget_bytes);
   engine->set_device_memory_bytes(options.device_memory_bytes);
+  engine->set_spill_memory_bytes(options.spill_memory_bytes);
   engine->set_max_queued_tokens(options.max_queued_tokens);
   engine->set_max_queued_documents(static_cast<int32_t>(options.max_queued_tasks));
   engine->set_max_batch_tokens(options.max_batch_tokens);

@@ -174,6 +174,9 @@ std::vector<MetricFamily> DeviceFamilies(const DeviceMemoryStats& memory, const 
                            "Most memory of the device in use at once since the start.",
                            Number(memory.peak_bytes)));
   families.push_back(std::move(places));
+  families.push_back(Gauge("longdoc_spill_limit_bytes",
+                           "Most pinned host memory that they may take.",
+                           Number(spill.host_limit_bytes)));
   families.push_back(std::move(moves));
   return families;
 }

@@ -194,7 +194,9 @@ absl::Status Server::Impl::StartHttp() {
 }
 
 absl::Status Server::Impl::StartEngine(const EngineFactory& make_engine) {
-  auto made = make_engine(options.engine);
+  EngineOptions engine_options = options.engine;
+  engine_options.make_room = [this] { return documents != nullptr && documents->EvictOne(); };
+  auto made = make_engine(engine_options);
   if (!made.ok()) {
     const bool config = absl::IsInvalidArgument(made.status());
     return WithExitCode(made.status(), config ? kExitBadConfig : kExitNoDevice);

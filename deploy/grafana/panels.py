@@ -290,9 +290,11 @@ GPU = [
           "peak. 0 on CPUs.",
           [(total("longdoc_device_memory_bytes", "kind"), "{{kind}}"),
            (total("longdoc_device_memory_peak_bytes"), "peak")]),
-    Panel("Keys and values that can move", "stack", "bytes", "Of documents, on the device and in pinned "
-          "host memory (longdoc_spill_bytes).",
-          [(total("longdoc_spill_bytes", "place"), "{{place}}")]),
+    Panel("Kept documents that can move", "lines", "bytes", "Their keys, values and token vectors, on the "
+          "device and in pinned host memory (longdoc_spill_bytes), and the most that the host may "
+          "hold (longdoc_spill_limit_bytes).",
+          [(total("longdoc_spill_bytes", "place"), "{{place}}"),
+           (total("longdoc_spill_limit_bytes"), "limit of the host")]),
     Panel("Moves", "lines", "cps", "Documents moved to the host because the device was full, and back "
           "to be used, per second (longdoc_spill_moves_total).",
           [(rate("longdoc_spill_moves_total", "to"), "to {{to}}")]),

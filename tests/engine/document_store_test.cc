@@ -70,6 +70,35 @@ TEST(DocumentStore, CountsEveryKindOfByteAsAllocated) {
   EXPECT_GE(empty.other, static_cast<int64_t>(sizeof(KeptDocument)));
 }
 
+TEST(DocumentStore, EvictsForADeviceWhatHasKeysAndValues) {
+  MemoryPool pool(0);
+  FakeClock clock;
+  DocumentStore store(Options(clock));
+  const auto add = [&](int key, bool with_keys) {
+    KeptDocument document = Sized(2000);
+    auto kv = std::make_shared<CrossKv>();
+    kv->layers.push_back(*pool.Allocate(4096, true));
+    if (with_keys) document.cross_kv = std::move(kv);
+    return *store.Add(Key(key), std::move(document), absl::ZeroDuration(), nullptr);
+  };
+  DocumentStore::Pin in_use = add(0, true);
+  const std::string plain = add(1, false).name(), a = add(2, true).name(), b = add(3, true).name();
+  EXPECT_EQ(pool.allocated_bytes(), 3 * 4096);
+  ASSERT_TRUE(store.Find(a).ok());  // b is the one to go, then a
+  EXPECT_TRUE(store.EvictOne());
+  EXPECT_EQ(ReasonOf(store.Describe(b).status()), "DOCUMENT_EVICTED");
+  EXPECT_TRUE(store.Describe(a).ok());
+  EXPECT_EQ(pool.allocated_bytes(), 2 * 4096);
+  EXPECT_TRUE(store.EvictOne());
+  EXPECT_EQ(ReasonOf(store.Describe(a).status()), "DOCUMENT_EVICTED");
+  EXPECT_FALSE(store.EvictOne()) << "one is in use, the other one would free nothing";
+  EXPECT_TRUE(store.Describe(plain).ok());
+  EXPECT_EQ(store.stats().evicted, 2);
+  in_use = DocumentStore::Pin();
+  EXPECT_TRUE(store.EvictOne());
+  EXPECT_EQ(pool.allocated_bytes(), 0);
+}
+
 TEST(DocumentStore, EvictsTheLeastRecentlyUsed) {
   FakeClock clock;
   DocumentStore store(Options(clock, 10'000));

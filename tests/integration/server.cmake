@@ -10,15 +10,11 @@ target_compile_definitions(server_test PRIVATE
   LONGDOC_SERVER_BINARY="$<TARGET_FILE:longdoc_server>")
 add_dependencies(server_test longdoc_server)
 
-# longdoc-server on the emulated CUDA device, which a test can take away: the files of the engine that
-# engine_cuda_test has stand before those that longdoc::engine has (if any).
-if(TARGET engine_cuda_test)
-  get_target_property(cuda_sources engine_cuda_test SOURCES)
-  list(FILTER cuda_sources INCLUDE REGEX "^${CMAKE_SOURCE_DIR}/engine/cuda_")
-  add_executable(emulated_server ${CMAKE_SOURCE_DIR}/service/main.cc ${dir}/losing_device.cc
-                                 ${cuda_sources})
-  target_link_libraries(emulated_server PRIVATE longdoc_kernels_cuda_emulated
-    longdoc::service longdoc::engine absl::flags absl::flags_parse absl::flags_usage)
+# longdoc-server on the emulated CUDA device, which a test can take away.
+if(TARGET longdoc_engine_cuda_emulated)
+  add_executable(emulated_server ${CMAKE_SOURCE_DIR}/service/main.cc ${dir}/losing_device.cc)
+  target_link_libraries(emulated_server PRIVATE longdoc_engine_cuda_emulated
+    longdoc::service absl::flags absl::flags_parse absl::flags_usage)
   set_target_properties(emulated_server PROPERTIES
     RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
   longdoc_add_test(lost_device_test

@@ -12,12 +12,15 @@
 #include <utility>
 #include <vector>
 
+#include "engine/document_store.h"
+#include "engine/memory_pool.h"
 #include "gmock/gmock.h"
 #include "grpcpp/create_channel.h"
 #include "grpcpp/security/credentials.h"
 #include "gtest/gtest.h"
 #include "longdoc/v1/embedding_service.grpc.pb.h"
 #include "longdoc/v1/model_service.grpc.pb.h"
+#include "service/context.h"
 #include "service/log.h"
 #include "tests/integration/raw_stream.h"
 #include "tests/support/fake_engine.h"
@@ -59,7 +62,8 @@ class ServerTest : public ::testing::Test {
     std::thread warm_up([this] {
       if (fake_->WaitForTasks(1)) fake_->Complete();
     });
-    auto started = Server::Start(options, [&](const EngineOptions&) {
+    auto started = Server::Start(options, [&](const EngineOptions& engine_options) {
+      make_room_ = engine_options.make_room;
       return absl::StatusOr<std::unique_ptr<Engine>>(std::move(engine));
     });
     warm_up.join();
@@ -78,6 +82,7 @@ class ServerTest : public ::testing::Test {
   }
 
   FakeEngine* fake_ = nullptr;
+  std::function<bool()> make_room_;  // as the engine has it
   std::unique_ptr<Server> server_;
 };
 
@@ -157,6 +162,25 @@ TEST_F(ServerTest, ReflectionAndMetricsCanBeOff) {
   std::string services;
   EXPECT_EQ(ListServices(Channel(), &services).error_code(), grpc::StatusCode::UNIMPLEMENTED);
   EXPECT_EQ(CheckHealth(Channel(), ""), "SERVING");
+}
+
+TEST_F(ServerTest, ADeviceWithoutRoomEvictsKeptDocuments) {
+  MemoryPool memory(0);
+  Start(TestOptions());
+  ASSERT_NE(make_room_, nullptr);
+  EXPECT_FALSE(make_room_());
+  DocumentStore& documents = server_->context().documents;
+  auto keys = std::make_shared<CrossKv>();
+  keys->layers.push_back(*memory.Allocate(1000, true));
+  KeptDocument document;
+  document.cross_kv = std::move(keys);
+  const std::string name =
+      documents.Add(std::string(32, 'k'), std::move(document), absl::ZeroDuration(), nullptr)
+          ->name();
+  EXPECT_TRUE(make_room_());
+  EXPECT_EQ(documents.stats().evicted, 1);
+  EXPECT_EQ(memory.allocated_bytes(), 0);
+  EXPECT_FALSE(documents.Find(name).ok());
 }
 
 TEST_F(ServerTest, DrainLetsRunningDocumentsFinish) {

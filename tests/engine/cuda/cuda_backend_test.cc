@@ -1,11 +1,16 @@
 // The CUDA backend keeps the seam's promises: memory, limits, plans, cancellation.
 #include <cstring>
+#include <fstream>
+#include <regex>
+#include <sstream>
+#include <string>
 #include <vector>
 
 #include "absl/strings/match.h"
 #include "engine/base/error_reason.h"
 #include "engine/encoder_model.h"
 #include "tests/engine/cuda/cuda_helpers.h"
+#include "tests/support/colt5_golden.h"
 
 namespace longdoc {
 namespace {
@@ -153,6 +158,34 @@ TEST(CudaEngine, TokenVectorsKeepTheirMemoryAndOnlyTheirs) {
   EXPECT_EQ(engine->stats().reserved_bytes, 64 * model->info().dimensions * 4);
   result = EncodeResult();
   EXPECT_EQ(engine->stats().reserved_bytes, 0);
+}
+
+TEST(CudaEngine, RefusesWhatItsKernelsCannotDoBeforeAnythingRuns) {
+  const std::unique_ptr<Engine> engine = testing::MakeEngine(testing::CudaOptions());
+  // One head of 192 instead of twelve of 16: the tensors are the same.
+  const std::string dir = testing::MakeTempDir("wide_head");
+  testing::WriteGoldenModel(kModel, dir);
+  std::stringstream config;
+  config << std::ifstream(dir + "/config.json").rdbuf();
+  std::ofstream(dir + "/config.json")
+      << std::regex_replace(config.str(), std::regex("(\"num_attention_heads\": *)12"), "$011");
+  const absl::Status refused = engine->LoadModel("wide", dir).status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition) << refused;
+  EXPECT_TRUE(absl::StrContains(refused.message(), "size 192")) << refused;
+  EXPECT_TRUE(absl::StrContains(refused.message(), "at most 128")) << refused;
+  EXPECT_TRUE(testing::CpuEngine()->LoadModel("wide", dir).ok());
+
+  const std::string routed_dir = testing::MakeTempDir("routed");
+  testing::WriteGoldenColt5("routed", routed_dir);
+  const auto routed = engine->LoadModel("routed", routed_dir);
+  ASSERT_TRUE(routed.ok()) << routed.status();
+  EncodeTask task = MakeTask(*routed, testing::LoadGoldenColt5("routed").cases[0].ids);
+  task.want_cross_kv = true;
+  task.cross_kv_type = DType::kF32;
+  const absl::Status wide_keys = EncodeAndWait(*engine, std::move(task)).status();
+  EXPECT_EQ(wide_keys.code(), absl::StatusCode::kFailedPrecondition) << wide_keys;
+  EXPECT_TRUE(absl::StrContains(wide_keys.message(), "f32")) << wide_keys;
+  EXPECT_EQ(engine->stats().batches, 0);
 }
 
 TEST(CudaEngine, DevicesByName) {

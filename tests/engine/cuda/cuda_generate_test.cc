@@ -213,7 +213,7 @@ TEST_F(CudaGenerate, WithoutRecordingRoundsAreCalled) {
 // A recording has the document's address. It cannot move before the end; afterwards it can, and
 // another recording finds it where it is then.
 TEST_F(CudaGenerate, TheDocumentStaysUntilTheEnd) {
-  CrossKvSpill& spill = *cuda_.backend->spill();
+  MemorySpill& spill = *cuda_.backend->spill();
   spill.Add(*cuda_.document);
   const Ids prompt = {7, 8, 9};
   auto pass = cuda_.Begin(prompt, 10, kGreedy);

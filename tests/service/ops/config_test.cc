@@ -53,7 +53,7 @@ constexpr char kEverything[] = R"(
   engine {
     device: "reference" compute_type: "f32" threads: 3 memory_budget_bytes: 1073741824
     max_queued_tokens: 100 max_queued_documents: 7 max_batch_tokens: 64
-    device_memory_bytes: 2147483648
+    device_memory_bytes: 2147483648 spill_memory_bytes: 3221225472
   }
   limits {
     max_document_tokens: 1000 max_document_bytes: 2000 max_passages: 10 max_text_tokens: 300
@@ -92,6 +92,7 @@ TEST(ParseServerConfig, ReadsEveryField) {
   EXPECT_EQ(options->engine.num_threads, 3);
   EXPECT_EQ(options->engine.memory_budget_bytes, 1073741824);
   EXPECT_EQ(options->engine.device_memory_bytes, int64_t{2} << 30);
+  EXPECT_EQ(options->engine.spill_memory_bytes, int64_t{3} << 30);
   EXPECT_EQ(options->engine.max_queued_tokens, 100);
   EXPECT_EQ(options->engine.max_queued_tasks, 7);
   EXPECT_EQ(options->engine.max_batch_tokens, 64);
@@ -182,6 +183,7 @@ const BadConfig kBadConfigs[] = {
     {"engine { device: \"cuda:-1\" }", "engine.device"},
     {"engine { device: \"cuda:x\" }", "engine.device"},
     {"engine { device_memory_bytes: 1 }", "engine.device_memory_bytes"},
+    {"engine { spill_memory_bytes: 1 }", "engine.spill_memory_bytes"},
     {"engine { compute_type: \"f16\" }", "engine.compute_type"},
     {"engine { threads: -1 }", "engine.threads"},
     {"engine { threads: 1025 }", "engine.threads"},

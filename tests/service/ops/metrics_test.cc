@@ -369,6 +369,7 @@ TEST(Metrics, DeviceMemoryAndWhatMovesOutOfIt) {
   engine.readings.device_memory.peak_bytes = 900;
   engine.readings.decode.spill.device_bytes = 70;
   engine.readings.decode.spill.host_bytes = 30;
+  engine.readings.decode.spill.host_limit_bytes = 50;
   engine.readings.decode.spill.spilled = 5;
   engine.readings.decode.spill.returned = 4;
   metrics.AttachEngine(&engine);
@@ -380,6 +381,7 @@ TEST(Metrics, DeviceMemoryAndWhatMovesOutOfIt) {
   EXPECT_EQ(Value(text, "longdoc_device_memory_peak_bytes"), 900);
   EXPECT_EQ(Value(text, "longdoc_spill_bytes{place=\"device\"}"), 70);
   EXPECT_EQ(Value(text, "longdoc_spill_bytes{place=\"host\"}"), 30);
+  EXPECT_EQ(Value(text, "longdoc_spill_limit_bytes"), 50);
   EXPECT_EQ(Value(text, "longdoc_spill_moves_total{to=\"host\"}"), 5);
   EXPECT_EQ(Value(text, "longdoc_spill_moves_total{to=\"device\"}"), 4);
 }
