@@ -13,7 +13,7 @@ fail() { echo "FAILED: $*" >&2; exit 1; }
 "$bin/longdoc" model create --preset colt5-tiny --vocab "$vocab" --output "$work/model" > /dev/null
 
 # Nobody has a thousand devices. One line says so, and nothing was measured before.
-for section in "decode" "route" "score --model $work/model" "serve --model $work/model"; do
+for section in "attention" "decode" "route" "score --model $work/model" "serve --model $work/model"; do
   # shellcheck disable=SC2086
   if "$bin/longdoc-bench" $section --device cuda:999 > "$work/out" 2> "$work/err"; then
     fail "$section took a device that is not there"
@@ -23,9 +23,12 @@ for section in "decode" "route" "score --model $work/model" "serve --model $work
 done
 if "$bin/longdoc-bench" decode --device gpu 2> "$work/err"; then fail "took a device named gpu"; fi
 grep -q 'cpu, cuda or cuda:N' "$work/err" || fail "does not say which devices there are"
-if "$bin/longdoc-bench" decode --device cuda --dtype f32 2> "$work/err"; then fail "took f32"; fi
-grep -q 'bf16' "$work/err" || fail "does not say that a device has bf16 alone"
+for section in attention decode; do
+  if "$bin/longdoc-bench" $section --device cuda --dtype f32 2> "$work/err"; then fail "took f32"; fi
+  grep -q 'bf16' "$work/err" || fail "$section does not say that a device has bf16 alone"
+done
 
+"$emulated" attention --device cuda:0 --tokens 70,300 --heads 2 --repeat 2 --json "$work/attention.json"
 "$emulated" decode --device cuda:0 --keys 70,200 --targets 1,3 --heads 2 --repeat 2 \
   --json "$work/decode.json"
 "$emulated" route --device cuda --tokens 300 --dim 64 --repeat 2 --json "$work/route.json"
@@ -34,9 +37,14 @@ grep -q 'bf16' "$work/err" || fail "does not say that a device has bf16 alone"
 python3 - "$work" <<'PYTHON'
 import json, sys
 read = lambda name: json.load(open(f"{sys.argv[1]}/{name}.json"))
-decode, route, score = read("decode"), read("route"), read("score")
+attention, decode, route, score = (read(name) for name in ("attention", "decode", "route", "score"))
+assert [r["tokens"] for r in attention["results"]] == [70, 300]
+for r in attention["results"]:
+    assert 0 < r["tile_fraction"] <= 1 and r["seconds"] > 0 and r["store_seconds"] > 0, r
+    share = r["flops"] / attention["device"]["product_flops"]
+    assert abs(r["share_of_peak"] - share) < 1e-9, r
 assert [(r["keys"], r["targets"]) for r in decode["results"]] == [(70, 1), (70, 3), (200, 1), (200, 3)]
-for report in (decode, route):
+for report in (attention, decode, route):
     assert report["device"]["name"].startswith("cuda:0"), report["device"]
     assert report["device"]["copy_bytes_per_second"] > 0
 for r in decode["results"]:

@@ -9,10 +9,13 @@
 #include "absl/strings/str_format.h"
 #include "engine/base/status_macros.h"
 #include "engine/model/encoder_config.h"
+#include "engine/planner.h"
 #include "kernels/cpu_kernels.h"
 #include "service/tools/attention_option.h"
 #include "service/tools/bench/bench.h"
 #include "service/tools/bench/buffers.h"
+#include "service/tools/bench/device.h"
+#include "service/tools/bench/device_sections.h"
 #include "service/tools/command.h"
 
 namespace longdoc::tools {
@@ -23,50 +26,10 @@ using kernels::AttentionStats;
 
 constexpr int64_t kRowsPerUnit = 128;  // as the engine cuts it
 
-struct AttentionArgs {
-  std::vector<int64_t> tokens = {2048, 8192, 32768};
-  std::string attention = "tolerance=1e-4", dtype = "auto", json;
-  int64_t heads = 8, head_dim = 64, threads = 0, repeat = 3;
-  double logit_bound = 20;
-};
-
 struct Timing {
   double store = 0, bound = 0, attend = 0;  // seconds
   AttentionStats stats;
 };
-
-// Rows [queries | keys | values] of fp32; |q| and |k| spread over [1/2, 1] of what gives the bound.
-std::vector<float> RandomQkv(int64_t tokens, const AttentionArgs& args) {
-  const int64_t dim = args.heads * args.head_dim;
-  std::vector<float> qkv(static_cast<size_t>(tokens * 3 * dim));
-  const float norm = std::sqrt(static_cast<float>(args.logit_bound) *
-                               std::sqrt(static_cast<float>(args.head_dim)));
-  std::minstd_rand random(1);
-  std::uniform_real_distribution<float> uniform(-1, 1), spread(0.5f, 1);
-  const size_t d = static_cast<size_t>(args.head_dim);
-  for (size_t head = 0; head < qkv.size(); head += d) {
-    float sum = 0;
-    for (size_t i = head; i < head + d; ++i) {
-      qkv[i] = uniform(random);
-      sum += qkv[i] * qkv[i];
-    }
-    const bool is_value = head / static_cast<size_t>(dim) % 3 == 2;
-    const float factor = is_value ? 1 : norm * spread(random) / std::sqrt(sum);
-    for (size_t i = head; i < head + d; ++i) qkv[i] *= factor;
-  }
-  return qkv;
-}
-
-void SetPolicy(const AttentionPolicy& policy, AttentionProblem* p) {
-  p->skip = kernels::SkipMode::kTolerance;
-  p->epsilon = policy.epsilon;
-  if (policy.mode == AttentionMode::kExact) p->skip = kernels::SkipMode::kExact;
-  if (policy.mode == AttentionMode::kDense) p->skip = kernels::SkipMode::kDense;
-  if (policy.mode == AttentionMode::kWindow) {
-    p->mask.window_radius = policy.window_radius;
-    p->mask.num_global = policy.num_global;
-  }
-}
 
 Timing RunOnce(const AttentionProblem& p, const std::vector<float>& qkv, int threads) {
   const kernels::CpuKernels& cpu = *kernels::GetCpuKernels(kernels::BestCpuIsa());
@@ -111,15 +74,11 @@ absl::StatusOr<Timing> TimeLength(const AttentionArgs& args, const AttentionPoli
                                   bool bf16, int threads, int64_t tokens) {
   const std::vector<float> slopes = AlibiSlopes(args.heads);
   const int64_t cu_seqlens[] = {0, tokens};
-  AttentionProblem p;
+  BackendInfo backend;
+  backend.storage_type = bf16 ? kernels::DType::kBF16 : kernels::DType::kF32;
+  AttentionProblem p = MakeAttentionProblem(slopes, args.head_dim, backend, policy);
   p.num_sequences = 1;
   p.cu_seqlens = cu_seqlens;
-  p.num_heads = p.num_kv_heads = static_cast<int32_t>(args.heads);
-  p.head_dim = static_cast<int32_t>(args.head_dim);
-  p.scale = 1 / std::sqrt(static_cast<float>(args.head_dim));
-  p.slopes = slopes.data();
-  p.storage = bf16 ? kernels::DType::kBF16 : kernels::DType::kF32;
-  SetPolicy(policy, &p);
   AlignedBuffer q(tokens * args.heads * args.head_dim *
                   static_cast<int64_t>(kernels::SizeOf(p.storage)));
   AlignedBuffer kv(kernels::AttentionKvBytes(p)), bounds(kernels::AttentionBoundsBytes(p));
@@ -184,6 +143,27 @@ absl::Status Bench(const AttentionArgs& args, const AttentionPolicy& policy) {
 
 }  // namespace
 
+std::vector<float> RandomQkv(int64_t tokens, const AttentionArgs& args) {
+  const int64_t dim = args.heads * args.head_dim;
+  std::vector<float> qkv(static_cast<size_t>(tokens * 3 * dim));
+  const float norm = std::sqrt(static_cast<float>(args.logit_bound) *
+                               std::sqrt(static_cast<float>(args.head_dim)));
+  std::minstd_rand random(1);
+  std::uniform_real_distribution<float> uniform(-1, 1), spread(0.5f, 1);
+  const size_t d = static_cast<size_t>(args.head_dim);
+  for (size_t head = 0; head < qkv.size(); head += d) {
+    float sum = 0;
+    for (size_t i = head; i < head + d; ++i) {
+      qkv[i] = uniform(random);
+      sum += qkv[i] * qkv[i];
+    }
+    const bool is_value = head / static_cast<size_t>(dim) % 3 == 2;
+    const float factor = is_value ? 1 : norm * spread(random) / std::sqrt(sum);
+    for (size_t i = head; i < head + d; ++i) qkv[i] *= factor;
+  }
+  return qkv;
+}
+
 int RunAttentionBench(const std::vector<std::string>& words) {
   AttentionArgs args;
   OptionParser parser("longdoc-bench attention", "[OPTIONS]",
@@ -197,14 +177,16 @@ int RunAttentionBench(const std::vector<std::string>& words) {
   parser.AddInt("heads", "N", "heads", 1, 256, &args.heads);
   parser.AddInt("head-dim", "N", "their size, a multiple of 16", 16, 256, &args.head_dim);
   parser.AddDouble("logit-bound", "B", "largest |q||k|/sqrt(d)", 0.01, 1000, &args.logit_bound);
-  parser.AddInt("threads", "N", "0: one per core", 0, 1024, &args.threads);
+  parser.AddString("device", "NAME", kDeviceHelp, &args.device);
+  parser.AddInt("threads", "N", "of a CPU; 0: one per core", 0, 1024, &args.threads);
   parser.AddInt("repeat", "N", "timings; the median counts", 1, 10000, &args.repeat);
   parser.AddString("json", "FILE", "write the results there, too", &args.json);
   int exit_code = kExitOk;
   if (!ParseOrExit(parser, words, &exit_code)) return exit_code;
   const absl::StatusOr<AttentionPolicy> policy = ParseAttention(args.attention);
   if (!policy.ok()) return UsageError(parser.command(), std::string(policy.status().message()));
-  const absl::Status status = Bench(args, *policy);
+  const absl::Status status =
+      IsCpu(args.device) ? Bench(args, *policy) : BenchAttentionOnDevice(args, *policy);
   return status.ok() ? kExitOk : Failure(parser.command(), status);
 }
 

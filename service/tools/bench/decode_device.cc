@@ -107,11 +107,7 @@ absl::StatusOr<Times> TimeStep(Backend& backend, const DecodeArgs& args, const D
 }  // namespace
 
 absl::Status BenchDecodeOnDevice(const DecodeArgs& args) {
-  if (args.dtype != "bf16" || args.head_dim > 128) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "a CUDA device keeps keys and values in bf16 with head dims up to 128, got %s and %d",
-        args.dtype, args.head_dim));
-  }
+  RETURN_IF_ERROR(CheckDeviceKeeps(args.dtype, args.head_dim));
   ASSIGN_OR_RETURN(const BenchDevice device, BenchDevice::Open(args.device));
   std::cout << FormatDevice(device)
             << absl::StrFormat("%d query heads of %d, keys in bf16\n", args.heads, args.head_dim)

@@ -14,7 +14,7 @@ constexpr int64_t kCopyBytes = int64_t{256} << 20;
 constexpr int64_t kBeyondCaches = int64_t{256} << 20;
 constexpr double kTimingSeconds = 2e-3;
 constexpr int64_t kMaxCalls = 1024;
-constexpr int64_t kCopyRepeat = 9;
+constexpr int64_t kRepeat = 9;
 
 // Of `calls` calls that begin with number `first`.
 absl::StatusOr<double> TimeCalls(Backend& backend, int64_t first, int64_t calls,
@@ -30,7 +30,7 @@ absl::StatusOr<double> TimeCalls(Backend& backend, int64_t first, int64_t calls,
 absl::StatusOr<double> MeasureCopy(Backend& backend) {
   ASSIGN_OR_RETURN(const Buffer from, backend.memory().Allocate(kCopyBytes, /*zeroed=*/true));
   ASSIGN_OR_RETURN(const Buffer to, backend.memory().Allocate(kCopyBytes, /*zeroed=*/false));
-  ASSIGN_OR_RETURN(const double seconds, TimeOnDevice(backend, kCopyRepeat, [&](int64_t) {
+  ASSIGN_OR_RETURN(const double seconds, TimeOnDevice(backend, kRepeat, [&](int64_t) {
                      backend.memory().Copy(to.data(), from.data(), kCopyBytes);
                    }));
   return 2.0 * static_cast<double>(kCopyBytes) / seconds;
@@ -58,6 +58,14 @@ absl::StatusOr<BenchDevice> BenchDevice::Open(const std::string& name) {
   device->InitWorkerThread();
   ASSIGN_OR_RETURN(device.copy_bytes_per_second, MeasureCopy(*device.backend));
   return device;
+}
+
+absl::Status CheckDeviceKeeps(const std::string& dtype, int64_t head_dim) {
+  constexpr int64_t kMaxHeadDim = 128;
+  if (dtype != "f32" && head_dim <= kMaxHeadDim) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrFormat(
+      "a CUDA device keeps keys and values in bf16 with head dims up to %d, got %s and %d",
+      kMaxHeadDim, dtype, head_dim));
 }
 
 std::string FormatDevice(const BenchDevice& device) {
@@ -93,6 +101,27 @@ absl::StatusOr<double> TimeOnDevice(Backend& backend, int64_t repeat,
     each.push_back(seconds / static_cast<double>(calls));
   }
   return Median(each);
+}
+
+absl::StatusOr<double> MeasureProducts(Backend& backend) {
+  constexpr int64_t kLargest = 8192;
+  constexpr double kProductSeconds = 5e-4;
+  double best = 0;
+  for (int64_t n = 128; n <= kLargest; n *= 2) {
+    const std::vector<float> weights(static_cast<size_t>(n * n), 0.5f);
+    ASSIGN_OR_RETURN(const std::unique_ptr<PackedMatrix> matrix,
+                     backend.Pack({{DType::kF32, {n, n}, weights.data()}}, {}));
+    ASSIGN_OR_RETURN(const Buffer a, ToDevice(backend, std::vector<uint16_t>(n * n, 0x3f00)));
+    ASSIGN_OR_RETURN(const Buffer c, backend.memory().Allocate(4 * n * n, /*zeroed=*/false));
+    absl::Status status;
+    ASSIGN_OR_RETURN(const double seconds, TimeOnDevice(backend, kRepeat, [&](int64_t) {
+                       status = matrix->Gemm(n, a.data(), c.as<float>());
+                     }));
+    RETURN_IF_ERROR(status);
+    best = std::max(best, 2.0 * static_cast<double>(n * n * n) / seconds);
+    if (seconds > kProductSeconds) break;
+  }
+  return best;
 }
 
 }  // namespace longdoc::tools

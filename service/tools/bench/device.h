@@ -27,6 +27,8 @@ struct BenchDevice {
   static absl::StatusOr<BenchDevice> Open(const std::string& name);
   Backend* operator->() const { return backend.get(); }
 };
+// INVALID_ARGUMENT for keys and values of a type ("auto" is fine) or head dim that no device keeps.
+absl::Status CheckDeviceKeeps(const std::string& dtype, int64_t head_dim);
 std::string FormatDevice(const BenchDevice& device);
 Json DeviceToJson(const BenchDevice& device);
 
@@ -45,5 +47,8 @@ int64_t RotatedCopies(int64_t bytes);
 // as last two milliseconds: launches are hidden behind each other, as they are in a pass.
 absl::StatusOr<double> TimeOnDevice(Backend& backend, int64_t repeat,
                                     const std::function<void(int64_t)>& work);
+// FLOP/s of square matrix products in bf16, of the largest size that takes less than a millisecond:
+// the measure of ops that wait for arithmetic.
+absl::StatusOr<double> MeasureProducts(Backend& backend);
 
 }  // namespace longdoc::tools
