@@ -27,11 +27,29 @@
 #include "service/server.h"
 #include "service/version.h"
 
+namespace longdoc::service {
+namespace {
+
+// What every --model of the command line said.
+std::vector<std::string>& ModelFlags() {
+  static std::vector<std::string> models;
+  return models;
+}
+
+}  // namespace
+}  // namespace longdoc::service
+
 ABSL_FLAG(std::string, config, "",
           "file with the configuration, text-format longdoc.config.v1.ServerConfig; or a directory "
           "of such files, *.textproto, of which later names win");
 ABSL_FLAG(std::vector<std::string>, model, {},
-          "models to serve, NAME=DIRECTORY[,NAME=DIRECTORY...]; instead of the file's");
+          "models to serve, NAME=DIRECTORY[,NAME=DIRECTORY...]; may be repeated; instead of the "
+          "file's")
+    .OnUpdate([] {
+      for (const std::string& model : absl::GetFlag(FLAGS_model)) {
+        longdoc::service::ModelFlags().push_back(model);
+      }
+    });
 ABSL_FLAG(std::string, listen, "", "HOST:PORT for gRPC (default 127.0.0.1:50051)");
 ABSL_FLAG(std::string, metrics_listen, "",
           "HOST:PORT for /metrics, /healthz and /readyz (default 127.0.0.1:9464), or \"off\"");
@@ -58,9 +76,8 @@ absl::StatusOr<ServerOptions> ReadConfig() {
 // Flags win over the file.
 absl::StatusOr<ServerOptions> EffectiveOptions() {
   ASSIGN_OR_RETURN(ServerOptions options, ReadConfig());
-  const std::vector<std::string> models = absl::GetFlag(FLAGS_model);
-  if (!models.empty()) options.models.clear();
-  for (const std::string& flag : models) {
+  if (!ModelFlags().empty()) options.models.clear();
+  for (const std::string& flag : ModelFlags()) {
     ASSIGN_OR_RETURN(ModelSource source, ParseModelFlag(flag));
     options.models.push_back(std::move(source));
   }

@@ -107,6 +107,15 @@ TEST(ServerProcess, NeedsNoFileToWriteNoHomeAndNoDirectory) {
   EXPECT_EQ(server.Wait(), 0) << server.output();
 }
 
+TEST(ServerProcess, TakesEveryModelFlag) {
+  ServerProcess server(
+      {"--model=a=/models/a,b=/models/b", "--model=c=/models/c", "--print_config"});
+  EXPECT_EQ(server.Wait(), 0) << server.output();
+  for (const char* name : {"\"a\"", "\"b\"", "\"c\""}) {
+    EXPECT_THAT(server.output(), ::testing::HasSubstr(name));
+  }
+}
+
 TEST(ServerProcess, ListensOnAllAddressesOfBothFamilies) {
   const int probe = socket(AF_INET6, SOCK_STREAM, 0);
   sockaddr_in6 any = {};
