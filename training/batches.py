@@ -11,8 +11,6 @@ import torch
 CLS, SEP = 101, 102
 WATCHED_PAIRS = 300       # the last of the held-out descriptions: looked at while training
 WATCHED_MEETINGS = (7, 20)  # first and step: these of the training meetings are only looked at
-RIVALS = 4                # documents among which a target's own is told, and targets of each
-MAX_CANDIDATE = 24        # tokens of a target there
 CLOZE = (12, 40)          # tokens of a span whose passage is to be found
 
 
@@ -51,13 +49,13 @@ class Document:
 
 @dataclasses.dataclass
 class Candidates:
-    """Documents of one kind, and what is to be preferred given each: the decoder tells whose is
-    whose."""
-    documents: list  # of D tensors [n], [CLS] and [SEP] included
-    targets: list    # per document, tensors without special tokens
+    """Encoded documents of one kind, and what is to be preferred given each: the decoder tells
+    whose is whose."""
+    states: list   # of D tensors [n, C]
+    targets: list  # per document, tensors without special tokens
 
     def size(self):
-        return sum(d.numel() for d in self.documents)
+        return sum(len(s) for s in self.states)
 
 
 class Corpus:
@@ -233,25 +231,6 @@ class Corpus:
             passages.append((size, size + len(part)))
             size += len(part)
         return self.make_document(np.concatenate(parts), passages, questions, gold, [])
-
-    def candidates(self, length):
-        """RIVALS documents of one kind: meetings and stories, documentation, or descriptions."""
-        kind = self.random.choice(3, p=[0.5, 0.3, 0.2])
-        if kind == 2:
-            pairs = self.described(RIVALS * RIVALS, 96)
-            return Candidates(list(pairs.long), [[s[1:-1][:MAX_CANDIDATE]] for s in pairs.short])
-        documents, targets = [], []
-        while len(documents) < RIVALS:
-            if kind == 0:
-                story = self.stories[self.random.integers(len(self.stories))]
-                document = self.story(story, length, length, 8)
-            else:
-                document = self.manual(length, length, 8)
-            if document.targets:
-                chosen = self.random.permutation(len(document.targets))[:RIVALS]
-                documents.append(document.ids)
-                targets.append([document.targets[i][:MAX_CANDIDATE] for i in chosen])
-        return Candidates(documents, targets)
 
     def make_document(self, ids, passages, questions, gold, targets):
         framed = self.tensor(np.concatenate([[CLS], ids, [SEP]]))

@@ -40,22 +40,25 @@ class Document:
 
     Passages are PASSAGE tokens each. One answers a question if half of it lies within a gold span.
     Questions that more than a third of the passages answer say nothing of place and are left out.
+    questions: (ids, the set of gold passages, the range of passages of its own meeting).
     """
 
     def __init__(self, ids, questions):
+        """questions: (ids, token ranges of answers, token range of the meeting)."""
         self.ids = ids
         self.passages = -(-len(ids) // PASSAGE)
         self.questions = []
-        for asked, spans in questions:
+        for asked, spans, (first, last) in questions:
             gold = {p for p in range(self.passages) for begin, end in spans
                     if min(end, (p + 1) * PASSAGE) - max(begin, p * PASSAGE) >= PASSAGE // 2}
             if gold and len(gold) <= self.passages / 3:
-                self.questions.append((asked, gold))
+                own = range(max(0, first // PASSAGE), min(self.passages, -(-last // PASSAGE)))
+                self.questions.append((asked, gold, own))
 
 
 def single_documents(stories, limit):
     """Every meeting as it is."""
-    documents = [Document(s.ids, s.questions) for s in stories]
+    documents = [Document(s.ids, [(*q, (0, len(s.ids))) for q in s.questions]) for s in stories]
     return [d for d in documents if d.questions][:limit]
 
 
@@ -66,12 +69,14 @@ def long_documents(stories, length, limit):
     ids = torch.cat([s.ids for s in stories])
     questions, offset = [], 0
     for story in stories:
-        questions += [(asked, [(b + offset, e + offset) for b, e in spans])
+        questions += [(asked, [(b + offset, e + offset) for b, e in spans],
+                       (offset, offset + len(story.ids)))
                       for asked, spans in story.questions if spans]
         offset += len(story.ids)
     documents = []
     for begin in range(0, len(ids) - length + 1, length):
-        inside = [(asked, [(b - begin, e - begin) for b, e in spans]) for asked, spans in questions
+        inside = [(asked, [(b - begin, e - begin) for b, e in spans], (first - begin, last - begin))
+                  for asked, spans, (first, last) in questions
                   if all(begin <= b and e <= begin + length for b, e in spans)]
         document = Document(ids[begin:begin + length], inside)
         if document.questions:

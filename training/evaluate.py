@@ -11,10 +11,12 @@ Parts:
                 descriptions: every short one against its own long one and another
     retrieval   QMSum val: question -> 256-token passages of its gold spans, recall@1/5/10, in
                 every meeting as it is, and in documents of each length (meetings one after the
-                other); at the longest also by depth
+                other); at the longest also by depth, and among the passages of the question's
+                own meeting alone
     stories     SQuALITY dev: question -> story among all stories, nDCG@10
-    likelihood  the true question against a random other one by mean log-likelihood given the
-                document (AUC), and perplexity of the true ones
+    likelihood  the true question against a random one about another document, by mean
+                log-likelihood given the document (AUC), and perplexity of the true ones; beside
+                it the same by the cosine of the best passage
     routing     retrieval and agreement at other rates, and with tokens routed at random
 Three ways to make vectors: teacher (chunk by chunk), passage (the model, each passage alone),
 document (the model, each passage within its document). --out is written after every part.
@@ -52,23 +54,29 @@ def agreement(encoder, teacher, pairs):
 
 
 def retrieval(encoder, documents, depths=1):
-    """recall@k: the share of questions with a gold passage among the best k."""
-    hits, places = {1: [], 5: [], 10: []}, []
+    """recall@k: the share of questions with a gold passage among the best k of the document;
+    with depths, also among the best of its own meeting, and by where the first gold passage is."""
+    hits, own_hits, places = {1: [], 5: [], 10: []}, [], []
     for document in documents:
         passages = encoder.passages(document.ids)
-        asked = encoder.texts([q for q, _ in document.questions])
-        best = (asked @ passages.T).topk(min(10, len(passages)), dim=-1).indices.tolist()
-        for found, (_, gold) in zip(best, document.questions):
+        cosines = encoder.texts([q for q, _, _ in document.questions]) @ passages.T
+        best = cosines.argsort(dim=-1, descending=True).tolist()
+        for found, (_, gold, own) in zip(best, document.questions):
             places.append(min(depths - 1, int(depths * min(gold) / len(passages))))
+            own_hits.append(bool(gold.intersection([p for p in found if p in own][:5])))
             for k, hit in hits.items():
                 hit.append(bool(gold.intersection(found[:k])))
     result = {"documents": len(documents), "questions": len(places),
               **{f"recall@{k}": float(np.mean(h)) for k, h in hits.items() if h}}
-    if depths > 1:
+    if depths > 1 and places:
+        result["recall@5 within its meeting"] = float(np.mean(own_hits))
         for depth in range(depths):
-            here = [h for h, p in zip(hits[5], places) if p == depth]
+            here = [i for i, p in enumerate(places) if p == depth]
             if here:
-                result[f"recall@5, part {depth + 1} of {depths}"] = float(np.mean(here))
+                part = f"part {depth + 1} of {depths}"
+                result[f"recall@5, {part}"] = float(np.mean([hits[5][i] for i in here]))
+                result[f"recall@5 within its meeting, {part}"] = float(
+                    np.mean([own_hits[i] for i in here]))
     return result
 
 
@@ -83,28 +91,48 @@ def story_ranking(encoder, stories):
     return {"ndcg@10": float(np.mean(gains)), "questions": len(gains), "stories": len(stories)}
 
 
-@torch.no_grad()
-def likelihood(model, documents, seed=1):
+def with_rivals(documents, seed=1):
+    """Every document with its questions, each beside a random question about another."""
     random = np.random.default_rng(seed)
+    for document in documents:
+        own = {q.cpu().numpy().tobytes() for q, *_ in document.questions}
+        others = [q for d in documents for q, *_ in d.questions
+                  if q.cpu().numpy().tobytes() not in own]
+        if others:
+            yield document, [(q, others[random.integers(len(others))])
+                             for q, *_ in document.questions]
+
+
+@torch.no_grad()
+def likelihood(model, documents):
+    """By mean log-probability per token."""
     right, wrong, nats, tokens = [], [], 0.0, 0
-    for i, document in enumerate(documents):
-        own = {q.cpu().numpy().tobytes() for q, _ in document.questions}
-        others = [q for d in documents for q, _ in d.questions if q.cpu().numpy().tobytes() not in own]
-        if not others:
-            continue
+    for document, questions in with_rivals(documents):
         states, _ = model.encode(framed(document.ids))
         cross = model.decoder.cross_keys_values(states)
-        for asked, _ in document.questions:
+        for asked, rival in questions:
             true = model.target_log_probs(asked, cross, CLS, SEP)
-            false = model.target_log_probs(others[random.integers(len(others))], cross, CLS, SEP)
             right.append(float(true.mean()))
-            wrong.append(float(false.mean()))
+            wrong.append(float(model.target_log_probs(rival, cross, CLS, SEP).mean()))
             nats, tokens = nats - float(true.sum()), tokens + len(true)
     if not tokens:
         return {"questions": 0}
-    return {"true above random": float(np.mean(np.array(right) > np.array(wrong))),
-            "auc": auc(right, wrong), "perplexity": math.exp(nats / tokens),
-            "questions": len(right)}
+    return {**preference(right, wrong), "perplexity": math.exp(nats / tokens)}
+
+
+def cosine_preference(encoder, documents):
+    """The same by the cosine of the best passage."""
+    right, wrong = [], []
+    for document, questions in with_rivals(documents):
+        passages = encoder.passages(document.ids)
+        for scores, texts in zip((right, wrong), zip(*questions)):
+            scores += (encoder.texts(texts) @ passages.T).max(dim=-1).values.tolist()
+    return preference(right, wrong)
+
+
+def preference(right, wrong):
+    return {"questions": len(right), "auc": auc(right, wrong),
+            "true above random": float(np.mean(np.array(right) > np.array(wrong)))}
 
 
 class Evaluation:
@@ -133,7 +161,9 @@ class Evaluation:
     def likelihood(self, lengths):
         if self.model.config.decoder_layers == 0:
             return {}
-        return {str(n): likelihood(self.model, self.documents(n)) for n in ["meeting", *lengths]}
+        found = {str(n): likelihood(self.model, self.documents(n)) for n in ["meeting", *lengths]}
+        return found | {f"meeting, by {e.name}'s cosine": cosine_preference(
+            e, self.documents("meeting")) for e in (self.teacher, self.encoders[2])}
 
     def routing(self, _):
         documents, pairs = self.documents(ROUTING_LENGTH), self.pairs[:300]

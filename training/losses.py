@@ -6,6 +6,7 @@ from torch.nn import functional
 
 TEMPERATURE = 0.05       # of contrastive losses between vectors
 SCORE_TEMPERATURE = 0.2  # of those between mean log-probabilities, in nats
+FREQUENT, DRAWN = 2000, 2000  # words of a WordSample
 
 
 def by_length(texts):
@@ -61,48 +62,81 @@ def pad(rows, value):
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value)
 
 
-def log_probs(model, states, targets, cls, sep, words):
-    """Log-probability of each target (without special tokens) and how many tokens it counts, [T]
-    each. states: [n, C] of one document for all, or [T, n, C], one for each; words: the table of
-    embeddings. The decoder is causal, so tokens that pad on the right change nothing."""
+def decoded(model, states, targets, cls, sep):
+    """Decoder outputs [R, C] where targets (without special tokens) have a token or their end; the
+    tokens [R]; and the target that each is of, [R]. states: [n, C] of one document for all, or
+    [T, n, C], one for each. The decoder is causal, so tokens that pad on the right change
+    nothing."""
     inputs = pad([functional.pad(t, (1, 0), value=cls) for t in targets], sep)
     wanted = pad([functional.pad(t, (0, 1), value=sep) for t in targets], -100)
-    decoded = model.decoder(functional.embedding(inputs, words),
-                            model.decoder.cross_keys_values(states))
-    # As LongdocColt5.logits, for the tokens that count: the vocabulary is most of the work.
-    counted = wanted >= 0
-    logits = decoded[counted] @ words.T / math.sqrt(model.config.hidden_size)
-    nats = functional.cross_entropy(logits.float(), wanted[counted], reduction="none")
-    rows = counted.nonzero()[:, 0]
-    return nats.new_zeros(len(targets)).index_add(0, rows, -nats), counted.sum(dim=-1)
+    cross = model.decoder.cross_keys_values(states)
+    if states.dim() == 2:  # keys [n, D] for all: the rows of targets and heads are one product
+        cross = [(keys[0], values[0]) for keys, values in cross]
+    outputs = model.decoder(model.embeddings(inputs), cross)
+    counted = wanted >= 0  # the vocabulary is most of the work
+    return outputs[counted], wanted[counted], counted.nonzero()[:, 0]
+
+
+def surprise(model, outputs, wanted, among=None):
+    """-log p [R] of the tokens, as by LongdocColt5.logits; among: a WordSample, that estimates the
+    sum over all words."""
+    words, offsets = model.embeddings.weight, 0.0
+    if among is not None:
+        words, offsets, wanted = words[among.words], among.offsets, among.place[wanted]
+    logits = outputs @ words.T / math.sqrt(model.config.hidden_size)
+    return functional.cross_entropy(logits.float() + offsets, wanted, reduction="none")
+
+
+class WordSample:
+    """Words that stand for all: the frequent ones and those wanted for themselves, and some drawn
+    of the rest for the rest. E[sum over words of exp(logit + offset)] = sum over all words of
+    exp(logit)."""
+
+    def __init__(self, counts, wanted, random):
+        """counts: how often each word occurs, [V]; wanted: tokens that must be among the words."""
+        exact = torch.zeros_like(counts, dtype=torch.bool)
+        exact[counts.topk(FREQUENT).indices] = True
+        exact[wanted] = True
+        rest = (~exact).nonzero()[:, 0]
+        drawn = rest[torch.from_numpy(random.permutation(len(rest))[:DRAWN]).to(rest.device)]
+        own = exact.nonzero()[:, 0]
+        self.words = torch.cat([own, drawn])
+        self.offsets = torch.zeros(len(self.words), device=rest.device)
+        self.offsets[len(own):] = math.log(len(rest) / len(drawn))
+        self.place = torch.full_like(counts, -1)
+        self.place[own] = torch.arange(len(own), device=rest.device)
 
 
 def likelihood(model, states, targets, cls, sep):
-    """Mean negative log-probability per token of targets, given states as in log_probs()."""
-    sums, counts = log_probs(model, states, targets, cls, sep, model.embeddings.weight)
-    return -sums.sum() / counts.sum()
+    """Mean negative log-probability per token of targets, given states as in decoded()."""
+    outputs, wanted, _ = decoded(model, states, targets, cls, sep)
+    return surprise(model, outputs, wanted).mean()
 
 
 def preference(scores, own):
     """How far wrong ones come close: scores [D, T], mean log-probabilities of targets given
     documents; own [D, T]: the document that a target belongs to. Mean of -log of an own score's
-    share of softmax(score / temperature) among the wrong targets of its document, and among the
-    wrong documents of its target."""
+    share of softmax(score / temperature) among the wrong documents of its target, among the wrong
+    targets of its document, and among all that is wrong."""
     scores = scores / SCORE_TEMPERATURE
     wrong = scores.masked_fill(own, -torch.inf)
     return sum((torch.logaddexp(scores, wrong.logsumexp(dim=dim, keepdim=True)) - scores)[own].mean()
-               for dim in (0, 1)) / 2
+               for dim in (0, 1, (0, 1))) / 3
 
 
-def candidates(model, states, targets, cls, sep):
+def candidates(model, states, targets, cls, sep, counts, random):
     """preference() among documents, and likelihood() of every target given its own: states, D of
-    [n, C]; targets, D lists of some each."""
+    [n, C]; targets, D lists of some each; counts and random as of WordSample."""
     every = [t for own in targets for t in own]
-    words, rows = model.embeddings.weight, []
-    for document in states:
-        sums, counts = log_probs(model, document, every, cls, sep, words)
-        rows.append(sums)
-    sums = torch.stack(rows)
-    owner = torch.tensor([d for d, own in enumerate(targets) for _ in own], device=sums.device)
-    own = functional.one_hot(owner, len(states)).T.bool()
-    return preference(sums / counts, own), -sums[own].sum() / counts.sum()
+    owner = torch.tensor([d for d, own in enumerate(targets) for _ in own], device=counts.device)
+    among = WordSample(counts, torch.cat([*every, owner.new_tensor([sep])]), random)
+    lengths = torch.tensor([len(t) + 1 for t in every], device=counts.device)
+    means, own_nats = [], []
+    for d, document in enumerate(states):
+        outputs, wanted, target = decoded(model, document, every, cls, sep)
+        nats = surprise(model, outputs, wanted, among)
+        means.append(-nats.new_zeros(len(every)).index_add(0, target, nats) / lengths)
+        own = owner[target] == d
+        own_nats.append(surprise(model, outputs[own], wanted[own]))
+    return (preference(torch.stack(means), functional.one_hot(owner, len(states)).T.bool()),
+            torch.cat(own_nats).mean())

@@ -28,6 +28,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests" 
 import colt5_model  # noqa: E402  the definition of the model; the engine's goldens use it too
 from batches import CLS, SEP, Candidates, Corpus, Document, Pairs, Texts  # noqa: E402
 import initialise  # noqa: E402
+import kept  # noqa: E402
 import losses  # noqa: E402
 import teacher as minilm  # noqa: E402
 import watch  # noqa: E402
@@ -57,13 +58,14 @@ class Trainer:
         self.mean = colt5_model.LongdocColt5(shape).to(device).requires_grad_(False)
         self.optimiser = torch.optim.AdamW(parameter_groups(self.model, config), lr=0.0,
                                            betas=(0.9, 0.98), fused=True)
-        self.queue = None
+        self.counts = corpus.counts(shape.vocab_size).to(device)
+        self.queue = self.kept = None
         self.step = self.tokens = 0
 
     def begin(self):
         """The first weights."""
         initialise.initialise(
-            self.model, self.teacher, self.corpus.counts(self.model.config.vocab_size),
+            self.model, self.teacher, self.counts.cpu(),
             {"pad": 0, "cls": CLS, "sep": SEP}, self.config["content_size"],
             torch.Generator().manual_seed(self.config["seed"]))
         self.mean.load_state_dict(self.model.state_dict())
@@ -107,9 +109,8 @@ class Trainer:
 
     def candidates_losses(self, batch: Candidates):
         """Trains the decoder alone: the encoder and the embeddings stay as they are."""
-        with torch.no_grad():
-            states = [self.model.encode(ids)[0] for ids in batch.documents]
-        preference, likelihood = losses.candidates(self.model, states, batch.targets, CLS, SEP)
+        preference, likelihood = losses.candidates(
+            self.model, batch.states, batch.targets, CLS, SEP, self.counts, self.corpus.random)
         return {"candidates": preference, "likelihood": likelihood}
 
     # ---- steps -----------------------------------------------------------------------------------
@@ -125,7 +126,7 @@ class Trainer:
             "pairs": lambda: corpus.described(max(4, tokens // 96), 96),
             "document": lambda: corpus.document(int(random.choice(stage["length"])), PASSAGE,
                                                 stage["questions"]),
-            "candidates": lambda: corpus.candidates(int(random.choice(stage["length"]))),
+            "candidates": lambda: self.kept.candidates(int(random.choice(stage["length"]))),
         }
         for kind, often in stage["mix"].items():
             for _ in range(int(often) + (random.random() < often % 1)):
@@ -145,13 +146,15 @@ class Trainer:
         last = stage.get("final_rate", first)
         return warm * (first + (last - first) * done / stage["steps"])
 
-    def begin_stage(self, stage, done):
-        """A stage for the decoder alone freezes the rest; `from_mean`: it goes on from the running
-        mean."""
+    def begin_stage(self, stage, done, out):
+        """A stage for the decoder alone freezes the rest and encodes its documents first;
+        `from_mean`: it goes on from the running mean."""
         if stage.get("from_mean") and done == 0:
             self.model.load_state_dict(self.mean.state_dict())
         for part in (self.model.embeddings, self.model.encoder):
             part.requires_grad_(not stage.get("decoder_only", False))
+        if stage.get("decoder_only") and self.kept is None:
+            self.kept = kept.KeptDocuments(self.corpus, self.model, out / "kept.pt", done == 0)
 
     def run_step(self, stage, done):
         """`done`: steps of the stage before this one. Returns losses by name."""
@@ -235,9 +238,9 @@ def run(trainer, out, seconds):
     log.clear(trainer.tokens)
     seen = watch.Watch(trainer.corpus, trainer.teacher, PASSAGE, out / "watched.pt")
     for stage in config["stages"]:
-        trainer.begin_stage(stage, trainer.step - first)
+        trainer.begin_stage(stage, trainer.step - first, out)
         while trainer.step < first + stage["steps"]:
-            if trainer.step % config["watch_every"] == 0:
+            if trainer.step % stage.get("watch_every", config["watch_every"]) == 0:
                 log.write({"step": trainer.step, "tokens": trainer.tokens,
                            **seen.measure(trainer.mean)})
             log.add(trainer, trainer.run_step(stage, trainer.step - first))

@@ -220,7 +220,7 @@ def positions(n, like):
 
 class EncoderLayer(nn.Module):
     # Query rows of light attention taken at once: bounds the memory of the scores.
-    BLOCK = 512
+    BLOCK = 128
 
     def __init__(self, config):
         super().__init__()
