@@ -48,7 +48,7 @@ void CudaMqa::Append(const AppendKeysArgs& args) {
   append.keys = args.keys;
   append.values = args.values;
   append.stride = args.stride;
-  append.positions = c.stored + args.begin;
+  append.positions = c.positions + args.begin;
   append.sequences = c.sequence_of + args.begin;
   append.pages = c.pages;
   append.table_stride = c.table_stride;

@@ -22,16 +22,17 @@ char* Attended(const DecoderState& s, int64_t row) {
   return static_cast<char*>(s.attended) + row * s.inner() * GemmBytes(s);
 }
 
-// scratch.input = RMSNorm(y) in the products' input type.
+// scratch.input = RMSNorm(y) in the products' input type, of the rows that `indices` lists, if any.
 absl::Status Norm(const DecoderState& s, const PlacedFloats& gamma, RowRange tile,
-                  WorkerScratch& scratch) {
+                  WorkerScratch& scratch, const int32_t* indices = nullptr) {
   const int64_t dim = s.weights->config.hidden_size;
   RETURN_IF_ERROR(scratch.Ensure(scratch.input, tile.rows * dim * GemmBytes(s)));
   kernels::RmsNormArgs args;
   args.rows = tile.rows;
   args.dim = dim;
-  args.x = s.y + tile.begin * dim;
+  args.x = indices == nullptr ? s.y + tile.begin * dim : s.y;
   args.x_stride = dim;
+  args.indices = indices == nullptr ? nullptr : indices + tile.begin;
   args.gamma = gamma.data();
   args.epsilon = s.weights->config.rms_norm_eps;
   args.out_type = s.backend->info().gemm_type;
@@ -63,7 +64,27 @@ absl::Status AddProduct(const DecoderState& s, const PackedMatrix& w, const void
   return absl::OkStatus();
 }
 
-// Keys and values of a tile, from its qkv product, into the cache: block by block of each input.
+// Keys and values of positions [begin, end) of a sequence into its cache, block by block. `qkv`:
+// the product's row of position `begin`.
+void StoreKeysOf(const DecoderState& s, size_t layer, const KvSequence& sequence, int64_t begin,
+                 int64_t end, const float* qkv) {
+  while (begin < end) {
+    kernels::MqaStoreArgs args;
+    args.first = begin % kernels::kKeyBlock;
+    args.rows = std::min(kernels::kKeyBlock - args.first, end - begin);
+    args.head_dim = static_cast<int32_t>(s.head_dim());
+    args.storage = s.backend->info().storage_type;
+    args.keys = qkv + s.inner();
+    args.values = args.keys + s.head_dim();
+    args.stride = s.qkv_width();
+    args.block = sequence.Block(static_cast<int64_t>(layer), begin);
+    s.backend->MqaStore(args);
+    begin += args.rows;
+    qkv += args.rows * args.stride;
+  }
+}
+
+// Keys and values of a tile, from its qkv product, into the caches of its inputs.
 void StoreKeys(const DecoderState& s, size_t layer, RowRange tile, const float* qkv) {
   const int64_t stride = s.qkv_width();
   if (s.whole != nullptr) {
@@ -82,21 +103,15 @@ void StoreKeys(const DecoderState& s, size_t layer, RowRange tile, const float* 
   for (--i; i < s.inputs.size() && s.cu_rows[i] < end; ++i) {
     const DecoderInput& input = s.inputs[i];
     const int64_t to_position = input.first - s.cu_rows[i];
-    int64_t row = std::max({tile.begin, s.cu_rows[i], input.stored - to_position});
-    const int64_t row_end = std::min(end, s.cu_rows[i + 1]);
-    while (row < row_end) {
-      const int64_t position = row + to_position;
-      kernels::MqaStoreArgs args;
-      args.first = position % kernels::kKeyBlock;
-      args.rows = std::min(kernels::kKeyBlock - args.first, row_end - row);
-      args.head_dim = static_cast<int32_t>(s.head_dim());
-      args.storage = s.backend->info().storage_type;
-      args.keys = qkv + (row - tile.begin) * stride + s.inner();
-      args.values = args.keys + s.head_dim();
-      args.stride = stride;
-      args.block = input.keys->Block(static_cast<int64_t>(layer), position);
-      s.backend->MqaStore(args);
-      row += args.rows;
+    const int64_t from = std::max(tile.begin, s.cu_rows[i]) + to_position;
+    const int64_t to = std::min(end, s.cu_rows[i + 1]) + to_position;
+    const auto row_of = [&](int64_t position) {
+      return qkv + (position - to_position - tile.begin) * stride;
+    };
+    StoreKeysOf(s, layer, *input.keys, from, to, row_of(from));
+    for (const KeyCopy& copy : input.copies) {
+      const int64_t begin = std::max(from, copy.begin);
+      StoreKeysOf(s, layer, *copy.keys, begin, std::min(to, copy.end), row_of(begin));
     }
   }
 }
@@ -295,8 +310,9 @@ absl::Status DecoderCrossMixStep(const DecoderState& s, size_t layer, int64_t gr
   return ProjectSelf(s, layer + 1, tile, scratch);
 }
 
-absl::Status DecoderFinalNorm(const DecoderState& s, RowRange rows, WorkerScratch& scratch) {
-  return Norm(s, s.weights->final_norm, rows, scratch);
+absl::Status DecoderFinalNorm(const DecoderState& s, RowRange rows, const int32_t* indices,
+                              WorkerScratch& scratch) {
+  return Norm(s, s.weights->final_norm, rows, scratch, indices);
 }
 
 }  // namespace longdoc

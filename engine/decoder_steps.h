@@ -22,14 +22,21 @@ namespace longdoc {
 // Of the self-attention cache that a decoder fills on this backend.
 KvShape DecoderCacheShape(const DecoderWeights& weights, const BackendInfo& backend);
 
+// Positions [begin, end) of another sequence of the run that are those of this one.
+struct KeyCopy {
+  int64_t begin = 0, end = 0;
+  KvSequence* keys = nullptr;  // has room for them in a page of its own
+};
+
 // The next inputs of one sequence.
 struct DecoderInput {
   absl::Span<const int32_t> ids;  // the caller's until the run is over; not empty
-  int64_t first = 0;              // position of ids[0]
-  // Keys below this position are another's to store: they are in the cache already, or come from a
-  // sequence of the same run that shares its pages.
-  int64_t stored = 0;
+  // Position of ids[0]. Keys below are in the cache already, or another input stores them: into
+  // pages that both share, or as its copies.
+  int64_t first = 0;
   KvSequence* keys = nullptr;  // has room for first + ids.size() positions
+  // Where else its keys go; the caller's until the run is over. Only where attention is in parts.
+  absl::Span<const KeyCopy> copies;
 };
 
 // Rows [begin, begin + rows) of a run.
@@ -99,7 +106,9 @@ absl::Status DecoderCrossStep(const DecoderState& s, size_t layer, int64_t group
 absl::Status DecoderCrossMixStep(const DecoderState& s, size_t layer, int64_t group_begin,
                                  RowRange tile, WorkerScratch& scratch);
 
-// After the last layer: scratch.input = RMSNorm(y) of `rows`, as the vocabulary's products read it.
-absl::Status DecoderFinalNorm(const DecoderState& s, RowRange rows, WorkerScratch& scratch);
+// After the last layer: scratch.input = RMSNorm(y) of `rows`, as the vocabulary's products read it;
+// with `indices`, a device array, of the rows that stand in that range of it.
+absl::Status DecoderFinalNorm(const DecoderState& s, RowRange rows, const int32_t* indices,
+                              WorkerScratch& scratch);
 
 }  // namespace longdoc

@@ -117,7 +117,7 @@ absl::Status GeneratePass::RunStep(int64_t step, WorkerScratch& scratch) {
 }
 
 absl::Status GeneratePass::RunLogits(int64_t step, WorkerScratch& scratch) {
-  RETURN_IF_ERROR(DecoderFinalNorm(layers_->state(), {layers_->rows() - 1, 1}, scratch));
+  RETURN_IF_ERROR(DecoderFinalNorm(layers_->state(), {layers_->rows() - 1, 1}, nullptr, scratch));
   return setup_.weights->vocabulary[step]->Gemm(
       1, scratch.input.data(), logits_.as<float>() + step * DecoderWeights::kVocabularyTile);
 }
@@ -161,7 +161,7 @@ absl::Status GeneratePass::RunRound(WorkerScratch& scratch) {
 // All ops of a round.
 absl::Status GeneratePass::CallRound(WorkerScratch& scratch) {
   RETURN_IF_ERROR(layers_->RunAll(scratch));
-  RETURN_IF_ERROR(DecoderFinalNorm(layers_->state(), {layers_->rows() - 1, 1}, scratch));
+  RETURN_IF_ERROR(DecoderFinalNorm(layers_->state(), {layers_->rows() - 1, 1}, nullptr, scratch));
   float* logits = logits_.as<float>();
   for (const auto& tile : setup_.weights->vocabulary) {
     RETURN_IF_ERROR(tile->Gemm(1, scratch.input.data(), logits));

@@ -36,7 +36,7 @@ CachedRows Sizes(const DecoderRunOptions& options, const DecoderState& s) {
 int64_t RowArrays::PlanBytes(const DecoderWeights& weights, int64_t max_rows) {
   const int64_t inputs = std::min(max_rows, kMaxInputs);
   return 8 * (2 * inputs + 1 + inputs * KvPages(weights.config.max_target_tokens) + max_rows) +
-         4 * 4 * max_rows;
+         4 * 3 * max_rows;
 }
 
 template <typename T>
@@ -53,10 +53,11 @@ absl::Status RowArrays::Place(const DecoderRunOptions& options, DecoderState& s)
   std::vector<int64_t> cu_query_rows, key_counts;
   // Of pages that a sequence does not have yet nothing is read.
   std::vector<const void*> pages(static_cast<size_t>(c.sequences * c.table_stride));
-  std::vector<int32_t> positions, stored, sequence_of;
+  std::vector<int32_t> positions, sequence_of;
   for (const int64_t row : s.cu_rows) cu_query_rows.push_back(row * s.heads());
   for (size_t i = 0; i < s.inputs.size(); ++i) {
     const DecoderInput& input = s.inputs[i];
+    LD_CHECK(input.copies.empty());
     const int64_t end = input.first + static_cast<int64_t>(input.ids.size());
     key_counts.push_back(end);
     for (int64_t p = 0; p < input.keys->pages(); ++p) {
@@ -64,7 +65,6 @@ absl::Status RowArrays::Place(const DecoderRunOptions& options, DecoderState& s)
     }
     for (int64_t position = input.first; position < end; ++position) {
       positions.push_back(static_cast<int32_t>(position));
-      stored.push_back(position < input.stored ? -1 : static_cast<int32_t>(position));
       sequence_of.push_back(static_cast<int32_t>(i));
     }
   }
@@ -76,7 +76,6 @@ absl::Status RowArrays::Place(const DecoderRunOptions& options, DecoderState& s)
                         Append(pages),
                         Append(s.ids),
                         Append(positions),
-                        Append(stored),
                         Append(sequence_of)};
   const int64_t bytes = static_cast<int64_t>(host_.size());
   if (block_.bytes() < bytes) {
@@ -91,8 +90,7 @@ absl::Status RowArrays::Place(const DecoderRunOptions& options, DecoderState& s)
   c.pages = static_cast<const void* const*>(array(3));
   s.placed_ids = static_cast<const int32_t*>(array(4));
   c.positions = static_cast<const int32_t*>(array(5));
-  c.stored = static_cast<const int32_t*>(array(6));
-  c.sequence_of = static_cast<const int32_t*>(array(7));
+  c.sequence_of = static_cast<const int32_t*>(array(6));
   s.cached = c;
   return absl::OkStatus();
 }

@@ -5,8 +5,9 @@
 //
 //   per chunk: begin → layers (decoder_layers.h) → vocabulary → fetch
 //
-// Candidates of a chunk that begin with the same whole cache pages share them, and what was
-// computed for them.
+// What several candidates of a chunk begin with ([CLS] at least) is computed for the first of them
+// only. They share whole pages of the cache; of the page in which they part each has its own, into
+// which the first one's keys are copied. Where attention is whole, only whole pages are shared.
 #pragma once
 
 #include <atomic>
@@ -74,18 +75,25 @@ class ScorePass final : public Pass {
     std::vector<int32_t> inputs;  // [CLS], then its tokens
     KvSequence keys;
     int64_t first = 0;             // rows below are another candidate's,
-    size_t prefix_of = 0;          // this one's, when first > 0
+    size_t prefix_of = 0;          // this earlier one's, when first > 0
+    std::vector<KeyCopy> copies;   // for later candidates
     std::vector<float> log_probs;  // [inputs]
+
+    // The first target of its own: the last common row may have to predict something else.
+    int64_t first_target() const { return first > 0 ? first - 1 : 0; }
   };
 
   explicit ScorePass(Setup setup) : setup_(std::move(setup)) {}
   absl::Status BeginChunk();
   absl::Status AddCandidate(size_t item);
   void ShareLongestPrefix(Candidate& candidate) const;
+  void CopyKeysFor(Candidate& candidate);
+  void AddTargets(size_t candidate);
   absl::Status RunVocabulary(int64_t step, WorkerScratch& scratch);
   absl::Status Fetch();
   void FinishChunk();
   void EnterPhase(Phase phase);
+  int64_t VocabularyPieces() const;
   RowRange VocabularyRows(int64_t index) const;
 
   Setup setup_;
@@ -94,11 +102,12 @@ class ScorePass final : public Pass {
   size_t next_item_ = 0;
   std::vector<Candidate> chunk_;
   std::vector<DecoderInput> inputs_;  // of the chunk
-  std::vector<int32_t> targets_;      // [T], of each row
+  std::vector<int32_t> targets_;      // [T], in the order of candidates
+  std::vector<int32_t> target_rows_;  // [T]: the row of the run that predicts it
 
-  Placed placed_targets_;
-  // One state per column tile and row, so that all tiles may run at once: maxima, sums and chosen
-  // logits, each [tiles, T]. On the host once fetched.
+  Placed placed_targets_, placed_rows_;
+  // One state per column tile and target, so that all tiles may run at once: maxima, sums and
+  // chosen logits, each [tiles, T]. On the host once fetched.
   Buffer states_;
   Placed fetched_;
 

@@ -18,7 +18,6 @@ struct CachedRows {
   int64_t rows = 0, sequences = 0;
   int64_t max_rows = 0, max_keys = 0;      // of one sequence
   const int32_t* positions = nullptr;      // [rows] in its sequence
-  const int32_t* stored = nullptr;         // [rows] likewise; negative: the key is there already
   const int32_t* sequence_of = nullptr;    // [rows]
   const int64_t* cu_query_rows = nullptr;  // [sequences + 1]: where its rows begin, times heads
   const int64_t* key_counts = nullptr;     // [sequences]

@@ -55,12 +55,12 @@ struct MqaScratch {
   // may write at the same time.
   float* max;
   float* sum;
-  void* q;  // [rows][D] in the operand type, where that is not float
+  float* q;  // [rows][D], scaled; then in the operand type
 
   static int64_t Bytes(int64_t rows, int32_t dim) {
     return static_cast<int64_t>(sizeof(float)) *
-               (BlockElements(dim) + 2 * int64_t{kStripRows} * kKeyBlock + 2 * RoundUp(rows, 16)) +
-           RoundUp(rows * dim * static_cast<int64_t>(sizeof(uint16_t)), 64);
+           (BlockElements(dim) + 2 * int64_t{kStripRows} * kKeyBlock + 2 * RoundUp(rows, 16) +
+            rows * dim);
   }
   MqaScratch(void* memory, int64_t rows, int64_t dim)
       : panels(static_cast<float*>(memory)),
@@ -71,31 +71,38 @@ struct MqaScratch {
         q(sum + RoundUp(rows, 16)) {}
 };
 
-// Scales the dot products in s [rows][64], adds bias and mask, and finds the maximum of every row.
-// kPlain: neither bias nor mask, and all 64 columns.
-template <class S, bool kPlain>
-inline void MqaScores(const MqaPartialArgs& args, int64_t first_row, int rows, int64_t first_key,
-                      int columns, float* s, float* top) {
+// The maximum of every row of s [rows][64].
+template <class S>
+inline void MqaMaxima(int rows, const float* s, float* top) {
+  for (int r = 0; r < rows; ++r, s += kKeyBlock) {
+    typename S::Vec best = S::Load(s);
+    for (int64_t c = S::kLanes; c < kKeyBlock; c += S::kLanes) best = S::Max(S::Load(s + c), best);
+    top[r] = S::MaxOf(best);
+  }
+}
+
+// Adds bias and mask to the scores in s [rows][64], and finds the maximum of every row.
+template <class S>
+inline void MqaBiasedMaxima(const MqaPartialArgs& args, int64_t first_row, int rows,
+                            int64_t first_key, int columns, float* s, float* top) {
   using Vec = typename S::Vec;
   const int vecs = (columns + S::kLanes - 1) / S::kLanes;
-  const Vec scale = S::Set1(args.scale), minus_infinity = S::Set1(-__builtin_inff());
+  const Vec minus_infinity = S::Set1(-__builtin_inff());
   for (int r = 0; r < rows; ++r) {
     float* row = s + r * kKeyBlock;
     float slope = 0, last = static_cast<float>(columns - 1);  // last allowed column
     float distance = 0;                                       // of column 0, exact to 2^24
-    if (!kPlain && args.positions != nullptr) {
+    if (args.positions != nullptr) {
       slope = args.slopes[first_row + r];
       distance = static_cast<float>(args.positions[first_row + r] - first_key);
       if (distance < last) last = distance;
     }
     Vec best = minus_infinity;
     for (int v = 0; v < vecs; ++v) {
-      Vec t = S::Mul(S::Load(row + v * S::kLanes), scale);
-      if constexpr (!kPlain) {
-        const Vec column = S::Add(S::Iota(), S::Set1(static_cast<float>(v * S::kLanes)));
-        t = S::Fnma(S::Set1(slope), S::Sub(S::Set1(distance), column), t);
-        t = S::Select(S::Lt(S::Set1(last), column), minus_infinity, t);
-      }
+      const Vec column = S::Add(S::Iota(), S::Set1(static_cast<float>(v * S::kLanes)));
+      Vec t = S::Load(row + v * S::kLanes);
+      t = S::Fnma(S::Set1(slope), S::Sub(S::Set1(distance), column), t);
+      t = S::Select(S::Lt(S::Set1(last), column), minus_infinity, t);
       S::Store(row + v * S::kLanes, t);
       best = S::Max(t, best);
     }
@@ -119,9 +126,9 @@ inline void MqaStrip(const MqaPartialArgs& args, const MqaScratch& scratch,
                             kKeyBlock);
   float top[kStripRows];
   if (args.positions == nullptr && columns == kKeyBlock) {
-    MqaScores<S, true>(args, first_row, rows, first_key, columns, scratch.scores, top);
+    MqaMaxima<S>(rows, scratch.scores, top);
   } else {
-    MqaScores<S, false>(args, first_row, rows, first_key, columns, scratch.scores, top);
+    MqaBiasedMaxima<S>(args, first_row, rows, first_key, columns, scratch.scores, top);
   }
   auto* weights = reinterpret_cast<typename Dot::Elem*>(
       sizeof(typename Dot::Elem) == sizeof(float) ? scratch.scores : scratch.weights);
@@ -179,6 +186,21 @@ inline int64_t MqaBegin(const MqaPartialArgs& args, const MqaScratch& scratch) {
   return keys < args.keys.keys ? keys : args.keys.keys;
 }
 
+// q · scale in the operand type, in `memory`: scores then come out of the product as they are.
+template <class St>
+inline const typename St::Dot::Elem* ScaledQueries(const MqaPartialArgs& args, float* memory) {
+  using S = typename St::Simd;
+  using Elem = typename St::Dot::Elem;
+  const int64_t count = args.rows * args.keys.head_dim;
+  for (int64_t i = 0; i < count; i += S::kLanes) {
+    S::Store(memory + i, S::Mul(S::Load(args.q + i), S::Set1(args.scale)));
+  }
+  // In place: every vector is read before what it becomes is written at or before it.
+  auto* q = reinterpret_cast<Elem*>(memory);
+  if constexpr (sizeof(Elem) != sizeof(float)) ConvertRow<St>(memory, count, q);
+  return q;
+}
+
 template <class St>
 void MqaPartialImpl(const MqaPartialArgs& args) {
   using S = typename St::Simd;
@@ -187,13 +209,7 @@ void MqaPartialImpl(const MqaPartialArgs& args) {
   const int64_t dim = args.keys.head_dim;
   const MqaScratch scratch(args.scratch, args.rows, dim);
   const int64_t keys = MqaBegin<S>(args, scratch);
-  const Elem* q;
-  if constexpr (sizeof(Elem) == sizeof(float)) {
-    q = args.q;
-  } else {
-    ConvertRow<St>(args.q, args.rows * dim, static_cast<Elem*>(scratch.q));
-    q = static_cast<const Elem*>(scratch.q);
-  }
+  const Elem* q = ScaledQueries<St>(args, scratch.q);
   const int64_t last = Min(args.block_end, CeilDiv(keys, kKeyBlock)) - 1;
   for (int64_t b = args.block_begin; b <= last; ++b) {
     const auto* block = static_cast<const typename St::Elem*>(MqaBlock(args.keys, b));

@@ -13,6 +13,7 @@ struct Bf16Dot {
   using Panel = uint16_t;
   using Operand = __m512bh;
   static constexpr int kStep = 2;
+  static constexpr int kPairRows = 0;
 
   static Operand LoadB(const Elem* row, int v) {
     Operand out;

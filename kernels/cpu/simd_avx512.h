@@ -25,6 +25,7 @@ struct SimdAvx512 {
   static constexpr int kLanes = 16;
   static constexpr int kVecs = 4;
   static constexpr int kRows = 6;  // 24 accumulators, 4 panel vectors, 1 broadcast: 29 of 32
+  static constexpr int kPairRows = 0;
 
   using Vec = __m512;
   using Mask = __mmask16;

@@ -15,7 +15,8 @@ struct SimdPortable {
   static constexpr int kLanes = 4;  // floats in a Vec
   static constexpr int kVecs =
       2;  // vectors in a row of the micro-kernel; kLanes * kVecs divides 64
-  static constexpr int kRows = 6;  // rows of the micro-kernel
+  static constexpr int kRows = 6;      // rows of the micro-kernel
+  static constexpr int kPairRows = 0;  // the same on two chunks at once; 0: never (math-inl.h)
 
   typedef float Vec __attribute__((vector_size(16)));
   typedef int32_t Mask __attribute__((vector_size(16)));  // all ones or zero per lane
