@@ -154,8 +154,8 @@ void DecoderLayers::PlanRows(absl::Span<const DecoderInput> inputs) {
   LD_CHECK(rows() > 0 && rows() <= max_rows_);
 }
 
-// Tiles consist of whole runs of rows that share a key block: a block of the cache is written by one
-// step alone, but for the copies of what an earlier input has in common with this one.
+// Tiles consist of whole runs of rows that share a key block: a block of the cache is written by
+// one step alone, but for the copies of what an earlier input has in common with this one.
 void DecoderLayers::PlanTiles() {
   const BackendInfo& info = state_.backend->info();
   // Every worker gets a tile of the run, and of a group.

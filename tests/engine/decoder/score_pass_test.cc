@@ -146,10 +146,9 @@ TEST_F(ScorePassTest, SharedPrefixesEqualUnshared) {
   // Inputs begin with [CLS]: pages end after 127, 255, … tokens of the candidate. What the one with
   // 330 begins with, in the page where it parts, is computed for two others.
   const std::vector<Ids> candidates = {
-      with_tail(300, 1, 50), with_tail(300, 2, 90),  with_tail(127, 3, 1), with_tail(126, 4, 40),
-      with_tail(600, 5, 1),  with_tail(511, 6, 10),  with_tail(255, 0, 0), with_tail(127, 0, 0),
-      with_tail(300, 1, 50), with_tail(512, 9, 300), with_tail(330, 10, 20),
-      Tokens(8, 200)};
+      with_tail(300, 1, 50), with_tail(300, 2, 90),  with_tail(127, 3, 1),   with_tail(126, 4, 40),
+      with_tail(600, 5, 1),  with_tail(511, 6, 10),  with_tail(255, 0, 0),   with_tail(127, 0, 0),
+      with_tail(300, 1, 50), with_tail(512, 9, 300), with_tail(330, 10, 20), Tokens(8, 200)};
   const auto shared = ScoreAll(setup, candidates);
   const auto unshared = ScoreAll(setup, candidates, /*share_prefixes=*/false);
   EXPECT_LE(Worst(shared, unshared), 1e-5);
